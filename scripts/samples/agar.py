@@ -1,7 +1,7 @@
 """agar.io-like game: one file = one module.
 
-Players steer circles over a square board, eat food and smaller circles, and shrink slowly when they are big. The game's own
-schedule moves everything 20 times a second; clients only say which way they want to go.
+Players steer circles over a square board, eat food and smaller circles, and shrink slowly when they are big. The game's
+own schedule moves everything 20 times a second; clients only say which way they want to go.
 """
 
 from spacetimedb import (
@@ -30,6 +30,7 @@ class Player(Row):
     identity: Pk[Identity]
     player_id: Unique[u32] = auto_inc()
     name: str = ""
+    connections: u32 = 0
 
 
 logged_out = m.add_table(Player, name="logged_out_player")  # second table, same row type, private
@@ -91,15 +92,22 @@ def init(ctx: ReducerContext) -> None:
 
 @m.client_connected
 def connect(ctx: ReducerContext) -> None:
-    back = ctx.db[logged_out].identity.find(ctx.sender)
-    if back is not None:
+    player = ctx.db[Player].identity.find(ctx.sender)
+    if player is None:
+        player = ctx.db[logged_out].identity.find(ctx.sender) or Player(identity=ctx.sender)
         ctx.db[logged_out].identity.delete(ctx.sender)
-    ctx.db[Player].insert(back or Player(identity=ctx.sender))
+        player = ctx.db[Player].insert(player)
+    player.connections += 1  # one person may have the game open twice
+    ctx.db[Player].identity.update(player)
 
 
 @m.client_disconnected
 def disconnect(ctx: ReducerContext) -> None:
     player = me(ctx)
+    player.connections -= 1
+    if player.connections:
+        ctx.db[Player].identity.update(player)
+        return
     for c in ctx.db[Circle].player_id.filter(player.player_id):
         remove_circle(ctx, c.entity_id)
     ctx.db[Player].identity.delete(ctx.sender)
