@@ -1,0 +1,1 @@
+"""A relational database that is also the server: SpacetimeDB with modules written in Python."""
