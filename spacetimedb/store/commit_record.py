@@ -108,7 +108,7 @@ class Header(NamedTuple):
 class Rows(NamedTuple):
     """A list of rows in a record: `data` holds them back to back; `lengths` is None when all are `row_length` long."""
 
-    count: int
+    row_count: int
     data: bytes
     row_length: int
     lengths: Sequence[int] | None
@@ -118,7 +118,7 @@ class Rows(NamedTuple):
         data = self.data
         if self.lengths is None:
             n = self.row_length
-            return [data[at : at + n] for at in range(0, len(data), n)] if n else [b""] * self.count
+            return [data[at : at + n] for at in range(0, len(data), n)] if n else [b""] * self.row_count
         rows = []
         at = 0
         for length in self.lengths:
