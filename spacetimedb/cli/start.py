@@ -1,0 +1,59 @@
+"""`spacetime start`: runs a server in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import Settings, pass_settings
+
+DEFAULT_LISTEN_ADDR = "127.0.0.1:3000"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `:PORT` or `[IPv6]:PORT`; UsageError for anything else. Port 0: the system picks one."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"--listen-addr must be HOST:PORT, e.g. {DEFAULT_LISTEN_ADDR}; got {text!r}")
+    return host or "0.0.0.0", int(port)
+
+
+@click.command(short_help="Run a server in the foreground.")
+@click.option("-l", "--listen-addr", metavar="HOST:PORT", help=f"Where to listen [{DEFAULT_LISTEN_ADDR}]; port 0 picks one.")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where databases are kept.")
+@click.option("--in-memory", is_flag=True, help="Keep no database on disk: all of it is gone at the end.")
+@click.option("--readers", type=click.IntRange(1, 16), help="Processes that serve clients [cores less one].")
+@click.option("--jwt-key-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the key pair id_ecdsa.")
+@click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
+@click.option("--non-interactive", is_flag=True, hidden=True)
+@pass_settings
+def start(
+    settings: Settings,
+    listen_addr: str | None,
+    data_dir: Path | None,
+    in_memory: bool,
+    readers: int | None,
+    jwt_key_dir: Path | None,
+    edition: str | None,
+    non_interactive: bool,
+) -> None:
+    """Runs a server until Ctrl-C. One line tells where it listens.
+
+    Only this machine can reach it unless --listen-addr says otherwise (e.g. 0.0.0.0:3000).
+    """
+    host, port = parse_address(listen_addr or settings.config.listen_addr or DEFAULT_LISTEN_ADDR)
+    from ..workers.options import ServerOptions
+    from ..workers.supervisor import serve  # heavy: only the server itself needs it
+
+    serve(
+        ServerOptions(
+            listen_host=host,
+            listen_port=port,
+            data_dir=(data_dir or settings.paths.data).absolute(),
+            in_memory=in_memory,
+            readers=readers,
+            jwt_key_dir=(jwt_key_dir or settings.paths.key_dir).absolute(),
+        )
+    )
