@@ -6,7 +6,7 @@ contiguous rows out of it and forward them. Nobody encodes a row again. All inte
     at  size  field
      0  u32   length of the record, a multiple of 8 (ring framing)
      4  u8    kind = COMMIT
-     5  u8    flags: LOGGED
+     5  u8    flags: LOGGED, SILENT
      6  u16   number of table entries
      8  u64   horizon: number of transactions logged up to and including this one; its own offset is horizon - 1
     16  i64   timestamp of the transaction, microseconds since the epoch
@@ -51,6 +51,8 @@ COMMIT: Final = 1
 """Ring record kind of a commit record."""
 
 LOGGED: Final = 1
+SILENT: Final = 2
+"""The change is not announced to subscribers (a client came or went and the module has no hook for it)."""
 EVENT: Final = 1
 TRUNCATED: Final = 2
 UNLOGGED: Final = 4
@@ -157,7 +159,7 @@ def build_commit(
     deltas: list[TableDelta],
     inputs: bytes,
     horizon: int,
-    logged: bool,
+    flags: int,
     timestamp_us: int,
     reader: int,
     connection: int,
@@ -168,12 +170,14 @@ def build_commit(
     """One record of the net changes `deltas` (ascending by table id).
 
     `inputs` leads the log payload: MUTATIONS_ONLY, or INPUTS_AND_MUTATIONS followed by the reducer inputs.
+    `flags`: LOGGED and SILENT; a logged transaction must have counted itself in `horizon`.
     Complexity: O(bytes of the rows), in joins.
     """
-    if len(deltas) == 1:
+    logged = flags & LOGGED
+    if len(deltas) == 1 and flags == LOGGED:
         d = deltas[0]
         n = d.row_length
-        if n and logged and not d.flags:
+        if n and not d.flags:
             return _build_single(
                 d, n, inputs, horizon, timestamp_us, reader, connection, request_id, reducer_id, duration_us
             )
@@ -240,7 +244,7 @@ def build_commit(
     head = _HEADER.pack(
         at + len(padding),
         COMMIT,
-        LOGGED if logged else 0,
+        flags,
         len(deltas),
         horizon,
         timestamp_us,

@@ -1,0 +1,154 @@
+"""What readers and the transaction actor say to each other, byte by byte.
+
+Requests travel in the mailbox of a reader, answers in the commit ring (so that their place among the commits is given).
+All integers are little-endian; every record is padded to a multiple of 8 bytes.
+
+    request (reader -> actor)
+     0  u32  length of the record
+     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE
+     5  u8   how many of the last bytes are padding
+     6  u16  CALL: reducer id, BY_NAME if the body starts with a name; otherwise 0
+     8  u32  connection number, as the reader counts them
+    12  u32  request id, echoed in the answer
+    16       body
+
+    CALL        arguments as BSATN; with BY_NAME: u32 length of the name, the name, then the arguments
+    CONNECT     identity (32), connection id (16), then the payload of the token as JSON text
+    DISCONNECT  nothing
+    REFS        u32 table id: leave a copy of the refs of that table and announce it
+    SQL         u8 permission (1 owner), the text of one statement that changes rows
+    PROCEDURE   u32 length of the name, the name, the arguments
+
+    answer (actor -> readers, kind ANSWER in the commit ring)
+     0  u32  length of the record
+     4  u8   kind = ANSWER
+     5  u8   outcome, one of Outcome
+     6  u16  reader slot
+     8  u32  connection number
+    12  u32  request id
+    16  u64  horizon: everything up to this number of logged transactions had happened
+    24  i64  timestamp of the call, microseconds
+    32  u32  length of the body
+    36  u32  duration in microseconds
+    40       body: a text (UTF-8), the BSATN of a procedure's result, or three u64 row counts (inserted, deleted, updated)
+
+    refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block that holds the u64
+    refs of all live rows of the table at this place of the ring
+
+    log lines (kind LOG_LINES): u32 length, u8 kind, u8 padding, u16 0, then JSON lines as the module log stores them
+
+    spilled (kind SPILLED): u32 length, u8 kind, 3 bytes 0, u64 ref of a heap block that holds a record too big for the ring
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct as Layout
+from typing import Final
+
+CALL: Final = 1
+CONNECT: Final = 2
+DISCONNECT: Final = 3
+REFS: Final = 4
+SQL: Final = 5
+PROCEDURE: Final = 6
+
+BY_NAME: Final = 0xFFFF
+
+ANSWER: Final = 2
+REFS_READY: Final = 3
+LOG_LINES: Final = 4
+SPILLED: Final = 5
+
+REQUEST_HEAD: Final = Layout("<IBBHII")
+ANSWER_HEAD: Final = Layout("<IBBHIIQqII")
+REFS_READY_RECORD: Final = Layout("<IB3xIIQ")
+SPILLED_RECORD: Final = Layout("<IB3xQ")
+LOG_LINES_HEAD: Final = Layout("<IBBH")
+ROW_COUNTS: Final = Layout("<QQQ")
+_PADDING: Final = [b"\0" * n for n in range(8)]
+_LENGTH: Final = Layout("<I")
+
+
+class Outcome(IntEnum):
+    """What became of a request that has no commit record of its own."""
+
+    ERROR = 1
+    """The reducer refused with a text of its own."""
+    INTERNAL = 2
+    """The reducer failed; the body is the text for the caller."""
+    NO_SUCH_REDUCER = 3
+    BAD_ARGUMENTS = 4
+    LIFECYCLE = 5
+    """A lifecycle reducer called by name."""
+    OUT_OF_ENERGY = 6
+    REFUSED = 7
+    """`client_connected` refused the connection; the body is its text."""
+    RETURNED = 8
+    """A procedure's result."""
+    PROCEDURE_FAILED = 9
+    NO_SUCH_PROCEDURE = 10
+    SQL_DONE = 11
+    SQL_ERROR = 12
+    CONNECTED = 13
+    """The connection is known; sent after the commit record of the connect transaction."""
+    BAD_PROCEDURE_ARGUMENTS = 14
+
+
+def request(kind: int, detail: int, connection: int, request_id: int, body: bytes) -> bytes:
+    """One mailbox record."""
+    padding = -len(body) % 8
+    head = REQUEST_HEAD.pack(16 + len(body) + padding, kind, padding, detail, connection, request_id)
+    return head + body + _PADDING[padding]
+
+
+def named(name: str, rest: bytes) -> bytes:
+    """Body of a CALL by name or of a PROCEDURE request."""
+    text = name.encode()
+    return _LENGTH.pack(len(text)) + text + rest
+
+
+def split_named(body: bytes) -> tuple[str, bytes]:
+    """The name and the rest of a body that `named` made."""
+    (length,) = _LENGTH.unpack_from(body)
+    return body[4 : 4 + length].decode(), body[4 + length :]
+
+
+def answer(
+    outcome: int,
+    reader: int,
+    connection: int,
+    request_id: int,
+    horizon: int,
+    timestamp_us: int,
+    duration_us: int,
+    body: bytes,
+) -> bytes:
+    """One ANSWER record."""
+    padding = -len(body) % 8
+    head = ANSWER_HEAD.pack(
+        40 + len(body) + padding,
+        ANSWER,
+        outcome,
+        reader,
+        connection,
+        request_id,
+        horizon,
+        timestamp_us,
+        len(body),
+        duration_us,
+    )
+    return head + body + _PADDING[padding]
+
+
+def log_lines(lines: list[bytes]) -> bytes:
+    """One LOG_LINES record of whole lines, each ended by a newline."""
+    body = b"".join(lines)
+    padding = -len(body) % 8
+    return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + _PADDING[padding]
+
+
+def log_lines_body(record: bytes) -> bytes:
+    """The lines of a LOG_LINES record."""
+    _length, _kind, padding, _zero = LOG_LINES_HEAD.unpack_from(record)
+    return record[8 : len(record) - padding]
