@@ -30,14 +30,14 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     24  i64  timestamp of the call, microseconds
     32  u32  length of the body
     36  u32  duration in microseconds
-    40       body: a text (UTF-8), the BSATN of a procedure's result, or three u64 row counts (inserted, deleted, updated)
+    40       body: a text (UTF-8), the BSATN of a result, or three u64 row counts (inserted, deleted, updated)
 
-    refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block that holds the u64
+    refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block with the u64
     refs of all live rows of the table at this place of the ring
 
     log lines (kind LOG_LINES): u32 length, u8 kind, u8 padding, u16 0, then JSON lines as the module log stores them
 
-    spilled (kind SPILLED): u32 length, u8 kind, 3 bytes 0, u64 ref of a heap block that holds a record too big for the ring
+    spilled (kind SPILLED): u32 length, u8 kind, 3 bytes 0, u64 ref of a heap block: a record too big for the ring
 """
 
 from __future__ import annotations

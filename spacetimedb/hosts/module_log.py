@@ -1,0 +1,111 @@
+"""The module log: what reducers log, as JSON lines in the order and spelling of SpacetimeDB's own.
+
+Keys, in this order, absent ones left out: `level` (Error Warn Info Debug Trace Panic), `ts` (microseconds since the
+epoch), `target`, `filename`, `line_number`, `function` (the reducer that runs), `message`, `trace` (of a Panic: a
+list of `{"module_name", "func_name"}`). Lines that the server itself writes have `__spacetimedb__` as target, file
+name and function. Lines are kept whether or not the transaction commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from spacetimedb.hosts.program import PROGRAM_NAME
+
+SYSTEM: Final = "__spacetimedb__"
+MAX_PENDING_LINES: Final = 100_000
+"""Lines between two calls of `take`; what a transaction logs beyond that is counted and dropped."""
+MAX_MESSAGE_CHARACTERS: Final = 64 << 10
+
+_encode = msgspec.json.Encoder().encode
+_LEVELS: Final = ((logging.ERROR, "Error"), (logging.WARNING, "Warn"), (logging.INFO, "Info"), (logging.DEBUG, "Debug"))
+
+
+class ModuleLog(logging.Handler):
+    """Collects lines until the owner takes them. `clock` gives microseconds; `function` is set around every call."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        super().__init__(level=0)
+        self.function: str | None = None
+        self._clock = clock
+        self._lines: list[bytes] = []
+        self._dropped = 0
+        logger = logging.getLogger(PROGRAM_NAME)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.addHandler(self)
+        logger.setLevel(1)
+        logger.propagate = False
+        self.logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by `logging` for everything the module logs."""
+        level = next((name for floor, name in _LEVELS if record.levelno >= floor), "Trace")
+        message = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            message += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        self._add(level, self._clock(), record.name, record.filename, record.lineno, self.function, message, None)
+
+    def print_line(self, text: str) -> None:
+        """What the module prints becomes a line of level Info."""
+        self._add("Info", self._clock(), PROGRAM_NAME, None, None, self.function, text, None)
+
+    def system(self, message: str, level: str = "Info", function: str = SYSTEM, ts: int | None = None) -> None:
+        """A line of the server itself, or about the call of `function`."""
+        self._add(level, self._clock() if ts is None else ts, SYSTEM, SYSTEM, None, function, message, None)
+
+    def panic(self, error: BaseException, function: str) -> None:
+        """The record of an exception that a function did not handle: its text, and its frames, innermost first."""
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if "spacetimedb/" not in f.filename.replace("\\", "/")] or frames
+        trace = [{"module_name": f"{f.filename}:{f.lineno}", "func_name": f.name} for f in reversed(own)]
+        last = own[-1] if own else None
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._add("Panic", self._clock(), None, last and last.filename, last and last.lineno, function, message, trace)
+
+    def _add(
+        self,
+        level: str,
+        ts: int,
+        target: str | None,
+        filename: str | None,
+        line_number: int | None,
+        function: str | None,
+        message: str,
+        trace: list[dict[str, str]] | None,
+    ) -> None:
+        if len(self._lines) >= MAX_PENDING_LINES:
+            self._dropped += 1
+            return
+        line: dict[str, object] = {"level": level, "ts": ts}
+        for key, value in (
+            ("target", target),
+            ("filename", filename),
+            ("line_number", line_number),
+            ("function", function),
+            ("message", message[:MAX_MESSAGE_CHARACTERS]),
+            ("trace", trace),
+        ):
+            if value is not None:
+                line[key] = value
+        self._lines.append(_encode(line) + b"\n")
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are lines to take."""
+        return bool(self._lines)
+
+    def take(self) -> list[bytes]:
+        """All lines since the last call, each a JSON object and a newline."""
+        lines, self._lines = self._lines, []
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.system(f"{dropped} log lines were dropped: more than {MAX_PENDING_LINES} at once", "Warn")
+            lines += self._lines
+            self._lines = []
+        return lines

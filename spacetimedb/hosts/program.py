@@ -1,0 +1,151 @@
+"""Loading a Python program: from the bytes that were published to a `Module` whose functions can be called.
+
+A program is either the UTF-8 source of one file, or a zip archive of a package (`__init__.py` at its top, or in one
+folder). It is loaded under the import name `module`; its own files import each other relatively or under that name.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import io
+import linecache
+import sys
+import traceback
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Final
+
+from spacetimedb.hosts.policy import check_imports
+from spacetimedb.module import Module
+from spacetimedb.module.errors import ModuleError, Problem
+
+PROGRAM_NAME: Final = "module"
+"""Import name of every loaded program, and the name of its logger."""
+MAX_PROGRAM_BYTES: Final = 64 << 20
+MAX_UNPACKED_BYTES: Final = 256 << 20
+
+
+class ProgramError(Exception):
+    """The program cannot be loaded. The text is meant for its author: what is wrong, in which file and line."""
+
+
+def load_program(program: bytes, print_line: Callable[[str], None] | None = None) -> Module:
+    """Imports the program and returns its one `Module`.
+
+    `print_line` receives what module code prints. A program that was loaded before under the same name is forgotten,
+    its functions go on working. Raises ProgramError.
+    """
+    files, main = _files(program)
+    problems: list[Problem] = []
+    for path, source in files.items():
+        try:
+            problems += check_imports(source, path, PROGRAM_NAME)
+        except SyntaxError as error:
+            raise ProgramError(f"{path}:{error.lineno}: {error.msg}") from None
+    if problems:
+        raise ProgramError(str(ModuleError(problems)))
+    for name in [n for n in sys.modules if n == PROGRAM_NAME or n.startswith(PROGRAM_NAME + ".")]:
+        del sys.modules[name]
+    finder = _Finder(files, main, print_line)
+    sys.meta_path.insert(0, finder)
+    try:
+        namespace = importlib.import_module(PROGRAM_NAME)
+        # A package's files are imported while it loads or never: nothing is found later, in the middle of a call.
+    except ModuleError as error:
+        raise ProgramError(str(error)) from None
+    except BaseException as error:
+        raise ProgramError(_explain(error, files)) from None
+    finally:
+        sys.meta_path.remove(finder)
+    modules = {id(v): v for v in vars(namespace).values() if isinstance(v, Module)}
+    if len(modules) != 1:
+        found = "none" if not modules else f"{len(modules)}"
+        raise ProgramError(f"{main}: a program has exactly one `m = Module()` at its top level; found {found}")
+    return next(iter(modules.values()))
+
+
+def _files(program: bytes) -> tuple[dict[str, str], str]:
+    """Path -> source of every Python file of the program, and the path of its main file."""
+    if not program.strip():
+        raise ProgramError("the program is empty")
+    if len(program) > MAX_PROGRAM_BYTES:
+        raise ProgramError(f"the program has {len(program)} bytes, at most {MAX_PROGRAM_BYTES} are accepted")
+    if program.startswith(b"\0asm"):
+        raise ProgramError("the program is WebAssembly; this server runs modules written in Python")
+    if not program.startswith(b"PK\x03\x04"):
+        try:
+            return {"module.py": program.decode()}, "module.py"
+        except UnicodeDecodeError as error:
+            raise ProgramError(f"the program is neither Python source in UTF-8 nor a zip archive: {error}") from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(program)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
+                raise ProgramError(f"the archive unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+            files = {n: archive.read(n).decode() for n in archive.namelist() if n.endswith(".py")}
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise ProgramError(f"the archive cannot be read: {error}") from None
+    mains = sorted((n for n in files if n.rpartition("/")[2] == "__init__.py"), key=lambda n: n.count("/"))
+    if not mains:
+        raise ProgramError("the archive has no __init__.py")
+    return files, mains[0]
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports `module` and its submodules from sources in memory."""
+
+    def __init__(self, files: dict[str, str], main: str, print_line: Callable[[str], None] | None) -> None:
+        self._root = main.removesuffix("__init__.py").removesuffix("module.py")
+        self._main = main
+        self._files = files
+        self._print = print_line
+
+    def _path(self, fullname: str) -> tuple[str, bool] | None:
+        if fullname == PROGRAM_NAME:
+            return self._main, self._main.endswith("__init__.py")
+        base = self._root + fullname.removeprefix(PROGRAM_NAME + ".").replace(".", "/")
+        for path, is_package in ((f"{base}/__init__.py", True), (f"{base}.py", False)):
+            if path in self._files:
+                return path, is_package
+        return None
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != PROGRAM_NAME:
+            return None
+        found = self._path(fullname)
+        if found is None:
+            return None
+        return importlib.util.spec_from_loader(fullname, self, origin=found[0], is_package=found[1])
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        found = self._path(module.__name__)
+        assert found is not None
+        path = found[0]
+        source = self._files[path]
+        linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+        module.__file__ = path
+        if self._print is not None:
+            module.__dict__["print"] = _printer(self._print)
+        exec(compile(source, path, "exec"), module.__dict__)
+
+
+def _printer(print_line: Callable[[str], None]) -> Callable[..., None]:
+    def print_(*values: object, sep: str = " ", end: str = "", **_ignored: object) -> None:
+        print_line(sep.join(map(str, values)) + end)
+
+    return print_
+
+
+def _explain(error: BaseException, files: dict[str, str]) -> str:
+    """The exception with the frames that lie in the program."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    lines = [f'  File "{f.filename}", line {f.lineno}, in {f.name}\n    {f.line}\n' for f in frames]
+    last = "".join(traceback.format_exception_only(error))
+    return "the module cannot be loaded:\n" + "".join(lines) + last.rstrip()
