@@ -1,0 +1,269 @@
+"""Column markers (`Pk[u32]`, `Index[str]`, ...), column defaults, and the typed face of table indexes.
+
+For a type checker a marker is a descriptor: read on the class (which is what `ctx.db[Player]` looks like to it) it is an
+index object, read on a row it is the value. At run time a marker is inert text in `__annotations__`; rows keep plain
+slots, and `ctx.db[Player].id` is an object that the store generated. The index classes below are therefore descriptions:
+their methods only explain the mistake when somebody calls them on the row class itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
+
+from .query import Column
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class IndexFace(Column[R, T]):
+    """What all index descriptions share."""
+
+    __slots__ = ()
+
+    def _misused(self, method: str) -> NoReturn:
+        raise TypeError(
+            f"{self.name}.{method}: an index is used through a context, as in ctx.db[Table].{self.name}.{method}(...)"
+        )
+
+
+class UniqueIndex(IndexFace[R, T]):
+    """Index of a primary key or unique column: at most one row per key."""
+
+    __slots__ = ()
+
+    def find(self, key: T) -> R | None:
+        """The row with this key, a copy unless the row class is frozen."""
+        self._misused("find")
+
+    def get(self, key: T) -> R:
+        """The row with this key; raises ReducerError when there is none."""
+        self._misused("get")
+
+    def update(self, row: R) -> R:
+        """Replaces the row that has this row's key. Raises NoSuchRow or UniqueViolation."""
+        self._misused("update")
+
+    def upsert(self, row: R) -> R:
+        """Replaces the row that has this row's key, or inserts it."""
+        self._misused("upsert")
+
+    def delete(self, key: T) -> bool:
+        """Whether there was a row to delete."""
+        self._misused("delete")
+
+    def __contains__(self, key: T) -> bool:
+        self._misused("__contains__")
+
+
+class RangeIndex(IndexFace[R, T]):
+    """Ordered index of one column. Results are sorted by key, unmoved by later writes."""
+
+    __slots__ = ()
+
+    @overload
+    def filter(self, key: T, /, *, reverse: bool = False, limit: int | None = None) -> Iterator[R]: ...
+    @overload
+    def filter(
+        self,
+        *,
+        ge: T | None = None,
+        gt: T | None = None,
+        le: T | None = None,
+        lt: T | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[R]: ...
+    def filter(self, *key: Any, **bounds: Any) -> Iterator[R]:
+        """Rows with this key, or with a key between the bounds; an empty or reversed range has none."""
+        self._misused("filter")
+
+    @overload
+    def delete(self, key: T, /) -> int: ...
+    @overload
+    def delete(
+        self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None
+    ) -> int: ...
+    def delete(self, *key: Any, **bounds: Any) -> int:
+        """Deletes what `filter` would give; how many rows that were."""
+        self._misused("delete")
+
+    @overload
+    def count(self, key: T, /) -> int: ...
+    @overload
+    def count(
+        self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None
+    ) -> int: ...
+    def count(self, *key: Any, **bounds: Any) -> int:
+        """How many rows `filter` would give."""
+        self._misused("count")
+
+
+class PointIndex(IndexFace[R, T]):
+    """Hash index of one column: exact keys only."""
+
+    __slots__ = ()
+
+    def filter(self, key: T) -> Iterator[R]:
+        self._misused("filter")
+
+    def delete(self, key: T) -> int:
+        self._misused("delete")
+
+    def count(self, key: T) -> int:
+        self._misused("count")
+
+
+class MultiIndex(IndexFace[R, Any]):
+    """Index over several columns: leading columns by value, then a range of the next one."""
+
+    __slots__ = ()
+
+    def filter(
+        self,
+        *prefix: Any,
+        ge: Any = None,
+        gt: Any = None,
+        le: Any = None,
+        lt: Any = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[R]:
+        self._misused("filter")
+
+    def delete(self, *prefix: Any, ge: Any = None, gt: Any = None, le: Any = None, lt: Any = None) -> int:
+        self._misused("delete")
+
+    def count(self, *prefix: Any, ge: Any = None, gt: Any = None, le: Any = None, lt: Any = None) -> int:
+        self._misused("count")
+
+
+if TYPE_CHECKING:
+
+    class _Marker(Generic[T]):
+        def __set__(self, instance: object, value: T) -> None: ...
+
+    class Pk(_Marker[T]):
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> UniqueIndex[R, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> T: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+    class Unique(_Marker[T]):
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> UniqueIndex[R, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> T: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+    class DirectIndex(_Marker[T]):
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> UniqueIndex[R, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> T: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+    class Index(_Marker[T]):
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> RangeIndex[R, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> T: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+    class HashIndex(_Marker[T]):
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> PointIndex[R, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> T: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+    class Col(_Marker[T]):
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> Column[R, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> T: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+    class MultiIndexMarker:
+        @overload
+        def __get__(self, instance: None, owner: type[R]) -> MultiIndex[R]: ...
+        @overload
+        def __get__(self, instance: object, owner: Any) -> NoReturn: ...
+        def __get__(self, instance: Any, owner: Any) -> Any: ...
+
+else:
+
+    class Pk(Generic[T]):
+        """Primary key: at most one column of a table; has a unique ordered index."""
+
+    class Unique(Generic[T]):
+        """No two rows have the same value; has an ordered index."""
+
+    class Index(Generic[T]):
+        """Ordered (btree) index."""
+
+    class HashIndex(Generic[T]):
+        """Hash index: look-ups by exact value only."""
+
+    class DirectIndex(Generic[T]):
+        """Unique index for small dense numbers (u8 to u64) and payload-free enums."""
+
+    class Col(Generic[T]):
+        """No index; makes the column usable in query expressions under a type checker."""
+
+    class MultiIndexMarker:
+        """What `btree` and `hash_index` leave in a row class."""
+
+
+MARKERS: dict[object, tuple[str | None, bool, type[Column[Any, Any]]]] = {
+    # marker: index algorithm, whether unique, class of the column object
+    Pk: ("btree", True, UniqueIndex),
+    Unique: ("btree", True, UniqueIndex),
+    Index: ("btree", False, RangeIndex),
+    HashIndex: ("hash", False, PointIndex),
+    DirectIndex: ("direct", True, UniqueIndex),
+    Col: (None, False, Column),
+}
+
+
+class IndexDeclaration(MultiIndexMarker):
+    """An index over named columns. `name` is the accessor: the class attribute, or in `indexes=[...]` `name=`."""
+
+    def __init__(self, algorithm: str, columns: tuple[str, ...], name: str | None) -> None:
+        self.algorithm = algorithm
+        self.columns = columns
+        self.name = name
+
+
+class AutoIncrement:
+    """Left by `auto_inc()` in a class body: constructor default 0, which the store replaces by the next number."""
+
+
+class Default:
+    """Left by `default(value)` in a class body."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+# Both are declared to return Any: a call that is not a field specifier counts as a default for type checkers.
+def auto_inc() -> Any:
+    """The column gets the next number of its sequence when a row is inserted or updated with 0 in it."""
+    return AutoIncrement()
+
+
+def default(value: object) -> Any:
+    """Constructor default; also fills the column in old rows when an update of the module adds it."""
+    return Default(value)
+
+
+def btree(*columns: str, name: str | None = None) -> MultiIndexMarker:
+    """Ordered index over several columns. In a class body the attribute is its name; else give `name=`."""
+    return IndexDeclaration("btree", columns, name)
+
+
+def hash_index(*columns: str, name: str | None = None) -> MultiIndexMarker:
+    """Hash index over several columns: exact values of all of them."""
+    return IndexDeclaration("hash", columns, name)
