@@ -1,4 +1,4 @@
-"""One server as the command line sees it: HTTP requests over one kept-alive connection, and errors a person can act on."""
+"""One server as the command line sees it: HTTP requests over one kept-alive connection, errors a person can act on."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class Server:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise click.ClickException(f"the server at {self.url} hung up in the middle of its answer: {error}") from None
+            raise click.ClickException(
+                f"the server at {self.url} hung up in the middle of its answer: {error}"
+            ) from None
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, data)
 
     def lines(self, path: str, query: Mapping[str, str | None]) -> Iterator[bytes]:
@@ -122,7 +124,9 @@ class Server:
             self.close()
             raise self._unreachable(error) from None
 
-    def _exchange(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> http.client.HTTPResponse:
+    def _exchange(
+        self, method: str, target: str, data: bytes | None, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
             self._connection = kind(self._parts.hostname or "", self._parts.port, timeout=CONNECT_TIMEOUT_SECONDS)
@@ -134,7 +138,8 @@ class Server:
     def _unreachable(self, error: Exception) -> click.ClickException:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         return click.ClickException(
-            f"no server answers at {self.url} ({reason}). Start one with `spacetime start`, or name another with --server."
+            f"no server answers at {self.url} ({reason}). Start one with `spacetime start`, "
+            "or name another with --server."
         )
 
     def close(self) -> None:

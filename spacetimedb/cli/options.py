@@ -1,4 +1,4 @@
-"""Options that several commands share, and upstream's spelling of options with an optional value (`--yes`, `--yes=migrate`)."""
+"""Options that several commands share, and upstream's options with an optional value (`--yes`, `--yes=migrate`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ class OptionalValues(click.Command):
     click would eat the next word as the value (`--yes mydb`), so a bare flag is completed before it parses.
     """
 
-    BARE = {"-y": "--yes=all", "--yes": "--yes=all", "-c": "--delete-data=always", "--delete-data": "--delete-data=always"}
+    BARE = {
+        "-y": "--yes=all",
+        "--yes": "--yes=all",
+        "-c": "--delete-data=always",
+        "--delete-data": "--delete-data=always",
+    }
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {name for parameter in self.params for name in parameter.opts}
@@ -51,7 +56,9 @@ class OptionalValues(click.Command):
             if word == "--":
                 completed += args[n:]
                 break
-            cluster = [f"-{letter}" for letter in word[1:]] if len(word) == 3 and set(word[1:]) == {"y", "c"} else [word]
+            cluster = (
+                [f"-{letter}" for letter in word[1:]] if len(word) == 3 and set(word[1:]) == {"y", "c"} else [word]
+            )
             for part in cluster:
                 if part.startswith(("-y=", "-c=")):
                     part = self.BARE[part[:2]].partition("=")[0] + part[2:]
@@ -64,9 +71,9 @@ def server_option(function: F) -> F:
 
 
 def anonymous_option(function: F) -> F:
-    return click.option("--anonymous", is_flag=True, help="Send no token: the server makes an identity for this request.")(
-        function
-    )
+    return click.option(
+        "--anonymous", is_flag=True, help="Send no token: the server makes an identity for this request."
+    )(function)
 
 
 def yes_option(function: F) -> F:

@@ -93,7 +93,9 @@ def _checked(
     yes: frozenset[str],
 ) -> dict[str, str | None]:
     """Asks the server what the update would do; returns the query parameters to publish with."""
-    plan = target.request("POST", f"{path}/pre_publish", query={"style": _style(), "pretty_print_style": _style()}, body=program)
+    plan = target.request(
+        "POST", f"{path}/pre_publish", query={"style": _style(), "pretty_print_style": _style()}, body=program
+    )
     if plan.status in ROUTE_MISSING:  # a new database, or a server without plans: it will refuse what it cannot do
         return {}
     if not plan.ok:
@@ -103,7 +105,8 @@ def _checked(
         click.echo(answer["ManualMigrate"]["reason"].rstrip())
         if delete_data != "on-conflict":
             raise click.ClickException(
-                "this change needs a manual migration. Publish under another name, or give up the data with --delete-data."
+                "this change needs a manual migration. Publish under another name, "
+                "or give up the data with --delete-data."
             )
         click.echo("Proceeding with database clear due to --delete-data=on-conflict.")
         _confirm_loss(name, yes)
@@ -149,8 +152,8 @@ def module_refused(answer: Answer, target: Server, name: str | None) -> click.Cl
     text = answer.text.strip()
     if answer.status == 401 and "PermissionDenied" in text:
         return click.ClickException(
-            f"the name `{name}` belongs to another identity on {target.url}. Choose another name, or log in as its owner "
-            "(`spacetime login --token TOKEN`)."
+            f"the name `{name}` belongs to another identity on {target.url}. Choose another name, "
+            "or log in as its owner (`spacetime login --token TOKEN`)."
         )
     if answer.status == 500 and text:
         return click.ClickException(f"the module was not accepted:\n{text}")

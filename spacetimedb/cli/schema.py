@@ -1,4 +1,4 @@
-"""The schema route's answer (version 10) as the command line needs it: functions with parameters, tables with row types.
+"""The schema route's answer (version 10) as the command line needs it: functions with parameters, tables with types.
 
 Types stay in their JSON form, e.g. `{"U32": []}`, `{"Ref": 3}`, `{"Product": {"elements": [...]}}`.
 """

@@ -21,11 +21,15 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 @click.command(short_help="Run a server in the foreground.")
-@click.option("-l", "--listen-addr", metavar="HOST:PORT", help=f"Where to listen [{DEFAULT_LISTEN_ADDR}]; port 0 picks one.")
+@click.option(
+    "-l", "--listen-addr", metavar="HOST:PORT", help=f"Where to listen [{DEFAULT_LISTEN_ADDR}]; port 0 picks one."
+)
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where databases are kept.")
 @click.option("--in-memory", is_flag=True, help="Keep no database on disk: all of it is gone at the end.")
 @click.option("--readers", type=click.IntRange(1, 16), help="Processes that serve clients [cores less one].")
-@click.option("--jwt-key-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the key pair id_ecdsa.")
+@click.option(
+    "--jwt-key-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the key pair id_ecdsa."
+)
 @click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
 @click.option("--non-interactive", is_flag=True, hidden=True)
 @pass_settings

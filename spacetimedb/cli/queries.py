@@ -1,0 +1,181 @@
+"""`spacetime call` and `spacetime sql`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .api import require
+from .options import OptionalValues, Settings, anonymous_option, pass_settings, server_option, yes_option
+from .schema import Function, JsonType, Schema
+
+REDUCER_FAILED = 530
+
+
+@click.command(
+    cls=OptionalValues, short_help="Call a reducer or procedure.", context_settings={"ignore_unknown_options": True}
+)
+@click.argument("database")
+@click.argument("function")
+@click.argument("arguments", nargs=-1)
+@server_option
+@yes_option
+@anonymous_option
+@pass_settings
+def call(
+    settings: Settings,
+    database: str,
+    function: str,
+    arguments: tuple[str, ...],
+    server: str | None,
+    yes: frozenset[str],
+    anonymous: bool,
+) -> None:
+    """Calls FUNCTION with ARGUMENTS, each as JSON; texts may stand without quotes.
+
+    A reducer that succeeds prints nothing, a procedure its result.
+    """
+    target = settings.connect(server, anonymous=anonymous)
+    identity = target.resolve(database)
+    schema = Schema(target.schema(identity))
+    found = schema.functions.get(function)
+    if found is None:
+        raise click.ClickException(_unknown_function(schema, function, database, identity))
+    answer = target.request(
+        "POST",
+        f"/v1/database/{identity}/call/{function}",
+        body=arguments_json(schema, found, arguments),
+        headers={"content-type": "application/json"},
+    )
+    if answer.ok:
+        if answer.body and found.kind == "procedure":
+            click.echo(answer.text)
+        return
+    if answer.status == 400:
+        raise click.ClickException(
+            f"Invalid arguments provided for {found.kind} `{function}` for database `{database}` resolving to identity "
+            f"`{identity}`.\n\nThe {found.kind} has the following signature:\n\t{schema.signature(found)}\n\n"
+            + answer.text.strip()
+        )
+    if answer.status == REDUCER_FAILED:
+        text = answer.text.strip()
+        hint = f"\n`spacetime logs {database}` tells more." if text.endswith("encountered a fatal error.") else ""
+        raise click.ClickException(f"Response text: {text}{hint}")
+    require(answer, target.url)
+
+
+def arguments_json(schema: Schema, function: Function, arguments: Sequence[str]) -> str:
+    """JSON array of the arguments as typed; a word for a string parameter that is no JSON string is quoted."""
+    written = []
+    for n, argument in enumerate(arguments):
+        kind = function.parameters[n][1] if n < len(function.parameters) else None
+        written.append(_argument(schema, kind, argument))
+    return "[" + ", ".join(written) + "]"
+
+
+def _argument(schema: Schema, kind: JsonType | None, text: str) -> str:
+    if kind is None or not schema.is_string(kind):
+        return text
+    try:
+        is_text = isinstance(json.loads(text), str)
+    except ValueError:
+        is_text = False
+    return text if is_text else json.dumps(text, ensure_ascii=False)
+
+
+def _unknown_function(schema: Schema, name: str, database: str, identity: str) -> str:
+    lines = [f"No such reducer OR procedure `{name}` for database `{database}` resolving to identity `{identity}`."]
+    near = difflib.get_close_matches(name, schema.functions, 1)
+    if near:
+        lines += ["", f"Did you mean `{near[0]}`?"]
+    for kind in ("reducer", "procedure"):
+        known = [f for f in schema.functions.values() if f.kind == kind and f.callable]
+        if known:
+            lines += [
+                "",
+                f"Here are some existing {kind}s:",
+                *(f"- {schema.signature(function)}" for function in known),
+            ]
+    return "\n".join(lines)
+
+
+@click.command(cls=OptionalValues, short_help="Run one SQL statement.")
+@click.argument("database")
+@click.argument("query")
+@server_option
+@click.option("--confirmed", type=bool, help="false: answer before the result is safe on disk.")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@yes_option
+@anonymous_option
+@pass_settings
+def sql(
+    settings: Settings,
+    database: str,
+    query: str,
+    server: str | None,
+    confirmed: bool | None,
+    style: str,
+    yes: frozenset[str],
+    anonymous: bool,
+) -> None:
+    """Runs QUERY and prints the rows as a table, or the answer as it came with --format json."""
+    target = settings.connect(server, anonymous=anonymous)
+    identity = target.resolve(database)
+    parameters = None if confirmed is None else {"confirmed": str(confirmed).lower()}
+    answer = target.request("POST", f"/v1/database/{identity}/sql", query=parameters, body=query)
+    require(answer, target.url)
+    if style == "json":
+        click.echo(answer.text)
+        return
+    for result in answer.json():
+        click.echo(result_table(result))
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """One statement's rows in columns; DML has none, and then the counts of what changed are shown."""
+    elements = result["schema"]["elements"]
+    if not elements:
+        stats = result.get("stats", {})
+        done = [f"{stats[key]} {what}" for key, what in STATISTICS if stats.get(key)]
+        return ", ".join(done)
+    header = [element["name"].get("some", f"column {n}") for n, element in enumerate(elements)]
+    types = [element["algebraic_type"] for element in elements]
+    body = [[shown(value, kind) for value, kind in zip(row, types, strict=True)] for row in result["rows"]]
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    lines = [
+        " " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in [header, *body]
+    ]
+    lines.insert(1, "+".join("-" * (width + 2) for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+STATISTICS = (("rows_inserted", "inserted"), ("rows_updated", "updated"), ("rows_deleted", "deleted"))
+
+
+def shown(value: Any, kind: JsonType) -> str:
+    """A positional JSON value as SQL text: strings quoted, specials bare, products `(a = 1)`, sums `(tag = value)`."""
+    if "Product" in kind:
+        elements = kind["Product"]["elements"]
+        names = [element["name"].get("some") for element in elements]
+        if len(names) == 1 and (names[0] or "").startswith("__"):
+            return shown(value[0], elements[0]["algebraic_type"])
+        parts = [shown(part, element["algebraic_type"]) for part, element in zip(value, elements, strict=True)]
+        named = [f"{name} = {part}" if name else part for name, part in zip(names, parts, strict=True)]
+        return "(" + ", ".join(named) + ")"
+    if "Sum" in kind:
+        tag, payload = value
+        variant = kind["Sum"]["variants"][tag]
+        name = variant["name"].get("some", str(tag))
+        unit = "Product" in variant["algebraic_type"] and not variant["algebraic_type"]["Product"]["elements"]
+        return f"({name} = ())" if unit else f"({name} = {shown(payload, variant['algebraic_type'])})"
+    if "Array" in kind:
+        if isinstance(value, str):
+            return f"0x{value}"
+        return "[" + ", ".join(shown(part, kind["Array"]) for part in value) + "]"
+    if isinstance(value, str) and "String" not in kind:
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,138 @@
+"""A WebSocket session of protocol v3 or v2 over trio-websocket: a thin shell for `subscribe`, the bots and tests."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import trio
+import trio_websocket
+
+from ..protocol import v2_client
+
+SUBPROTOCOLS = ("v3.bsatn.spacetimedb", "v2.bsatn.spacetimedb")
+MAXIMUM_MESSAGE_BYTES = 512 * 1024 * 1024
+MESSAGES_BUFFERED = 64
+CLOSE_SECONDS = 1.0
+
+
+class SessionRefused(Exception):
+    """The server answered the handshake with an error: `status` and its text."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text or f"HTTP status {status}")
+        self.status = status
+
+
+class SessionLost(Exception):
+    """The connection is gone, or never came to be."""
+
+
+class Session:
+    """One open connection after its greeting.
+
+    `receive()` gives the messages of the next frame. Requests are numbered by `next_request()`; answers carry the
+    number.
+    """
+
+    def __init__(
+        self, socket: Any, greeting: v2_client.InitialConnection, early: Sequence[v2_client.ServerMessage]
+    ) -> None:
+        self._socket = socket
+        self._early = list(early)
+        self._request = 0
+        self.identity = greeting.identity
+        self.connection_id = greeting.connection_id
+        self.token = greeting.token
+
+    def next_request(self) -> int:
+        self._request += 1
+        return self._request
+
+    async def send(self, message: bytes) -> None:
+        """Sends one client message (made by `protocol.v2_client`). SessionLost if the connection is gone."""
+        try:
+            await self._socket.send_message(message)
+        except (trio_websocket.ConnectionClosed, OSError, trio.BrokenResourceError) as error:
+            raise SessionLost(_reason(error)) from None
+
+    async def receive(self) -> list[v2_client.ServerMessage]:
+        """Messages of the next frame, at least one. SessionLost at the end."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        return v2_client.decode_frame(await _frame(self._socket))
+
+
+async def _frame(socket: Any) -> bytes:
+    try:
+        frame = await socket.get_message()
+    except (trio_websocket.ConnectionClosed, OSError, trio.BrokenResourceError) as error:
+        raise SessionLost(_reason(error)) from None
+    if not isinstance(frame, bytes):
+        raise SessionLost("the server sent a text frame")
+    return frame
+
+
+def _reason(error: Exception) -> str:
+    closed = getattr(error, "reason", None)
+    text = getattr(closed, "reason", None) or ""
+    return f"the server closed the connection: {text}" if text else "the connection was lost"
+
+
+def _only(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+@asynccontextmanager
+async def open_session(
+    url: str,
+    database: str,
+    *,
+    token: str | None = None,
+    confirmed: bool | None = None,
+    subprotocols: Sequence[str] = SUBPROTOCOLS,
+) -> AsyncIterator[Session]:
+    """A session with `database` (name or identity) on the server at `url` (http or https).
+
+    SessionRefused if the server says no to the handshake, SessionLost if there is no connection to be had.
+    """
+    parts = urlsplit(url)
+    parameters = {"compression": "None"} | ({} if confirmed is None else {"confirmed": str(confirmed).lower()})
+    resource = f"{parts.path.rstrip('/')}/v1/database/{quote(database, safe='')}/subscribe?{urlencode(parameters)}"
+    secure = parts.scheme == "https"
+    headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                socket = await trio_websocket.connect_websocket(
+                    nursery,
+                    parts.hostname,
+                    parts.port or (443 if secure else 80),
+                    resource,
+                    use_ssl=ssl.create_default_context() if secure else False,
+                    subprotocols=list(subprotocols),
+                    extra_headers=headers,
+                    message_queue_size=MESSAGES_BUFFERED,
+                    max_message_size=MAXIMUM_MESSAGE_BYTES,
+                )
+            except trio_websocket.ConnectionRejected as rejected:
+                raise SessionRefused(rejected.status_code, (rejected.body or b"").decode("utf-8", "replace")) from None
+            except (trio_websocket.HandshakeError, OSError) as error:
+                raise SessionLost(f"no connection to {url}: {error}") from None
+            try:
+                first, *early = v2_client.decode_frame(await _frame(socket))
+                if not isinstance(first, v2_client.InitialConnection):
+                    raise SessionLost("the server did not greet")
+                yield Session(socket, first, early)
+            finally:
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await socket.aclose()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # the nursery is our own affair: callers catch what was raised, not groups
+        raise _only(group) from None
