@@ -10,9 +10,10 @@ import msgspec
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Choices of one server process tree.
 
-    `listen_port` 0 lets the system pick a port; the line printed at the start names it. `data_dir` is None only together
-    with `in_memory`, and then nothing is kept. `readers` None means one per core less one, at least one. `jwt_key_dir`
-    holds the key pair `id_ecdsa` / `id_ecdsa.pub`, made when missing; None keeps it in the data directory (or in memory).
+    `listen_port` 0 lets the system pick a port; the line printed at the start names it. `data_dir` is None only
+    together with `in_memory`, and then nothing is kept. `readers` None means one per core less one, at least one.
+    `jwt_key_dir` holds the key pair `id_ecdsa` / `id_ecdsa.pub`, made when missing; None keeps it in the data directory
+    (or in memory).
     """
 
     listen_host: str = "127.0.0.1"

@@ -147,8 +147,3 @@ def log_lines(lines: list[bytes]) -> bytes:
     padding = -len(body) % 8
     return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + _PADDING[padding]
 
-
-def log_lines_body(record: bytes) -> bytes:
-    """The lines of a LOG_LINES record."""
-    _length, _kind, padding, _zero = LOG_LINES_HEAD.unpack_from(record)
-    return record[8 : len(record) - padding]

@@ -1,0 +1,479 @@
+"""One database: the core of the transaction actor, without processes, sockets or files.
+
+Requests go in one at a time; what happened comes out as records (`store/commit_record.py`, `hosts/mail.py`) in `out`, in
+order, ready for the commit ring. Whoever drives it (the actor process, `TestHost`) takes `out`, feeds requests and calls
+`run_due` when `next_due_us` has come. Nothing here waits.
+
+Rules kept here:
+* one transaction per call: commit when the function returns, undo everything when it raises;
+* a client exists from its `connect` to its `disconnect`: its rows in `st_client` and `st_connection_credentials` are
+  written in the same transaction as the hooks, and are gone after `disconnect` whatever the hook does;
+* timestamps rise by at least a microsecond from call to call, so that no two calls draw the same random numbers;
+* the text of an exception that is no `ReducerError` goes to the module log, never to a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from struct import Struct as Layout
+from time import perf_counter_ns
+from typing import Any, Final
+
+import msgspec
+
+from spacetimedb.hosts.budget import Budget
+from spacetimedb.hosts.mail import Outcome, answer
+from spacetimedb.hosts.module_log import ModuleLog
+from spacetimedb.hosts.schedule_table import ScheduleTable
+from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
+from spacetimedb.hosts.statements import run_statement
+from spacetimedb.memory.heap import RowHeap
+from spacetimedb.module import Module
+from spacetimedb.module.context import ReducerContext
+from spacetimedb.module.errors import BudgetExceeded, ReducerError, UniqueViolation
+from spacetimedb.schema.definition import ModuleDef
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.store.commit_record import (
+    INPUTS_AND_MUTATIONS,
+    LOGGED,
+    MUTATIONS_ONLY,
+    NO_READER,
+    NO_REDUCER,
+    SILENT,
+    TableDelta,
+    build_commit,
+)
+from spacetimedb.store.store import Store
+from spacetimedb.types.errors import DecodeError
+from spacetimedb.types.special import ConnectionId, Identity, Interval, Timestamp
+
+FATAL: Final = "The instance encountered a fatal error."
+OUT_OF_ENERGY: Final = "reducer ran out of energy"
+CONNECT_NAME: Final = "call_identity_connected"
+DISCONNECT_NAME: Final = "call_identity_disconnected"
+ST_CLIENT: Final = 7
+ST_CONNECTION_CREDENTIALS: Final = 11
+NO_CONNECTION: Final = ConnectionId(bytes(16))
+
+_U32_U8: Final = Layout("<IB")
+_I64: Final = Layout("<q")
+
+
+class Caller(msgspec.Struct, gc=False):
+    """Who calls: an identity, and the connection it came over (None for the database itself).
+
+    `reader`, `connection` are the reader's slot and its number for the connection; they come back in the answers.
+    """
+
+    identity: Identity
+    connection_id: ConnectionId | None
+    reader: int
+    connection: int
+    log_key: bytes
+    """Identity and connection id as the log's inputs begin with them (48 bytes)."""
+
+
+def caller(identity: Identity, connection_id: ConnectionId | None, reader: int = NO_READER, connection: int = 0) -> Caller:
+    """A Caller with its log key."""
+    return Caller(identity, connection_id, reader, connection, bytes(identity) + bytes(connection_id or NO_CONNECTION))
+
+
+class Reducer(msgspec.Struct, gc=False):
+    """A reducer ready to run: `decode(args, 0)` gives the tuple of arguments."""
+
+    id: int
+    name: str
+    function: Callable[..., object]
+    decode: Callable[[bytes, int], tuple[tuple[Any, ...], int]]
+    is_private: bool
+    lifecycle: str | None
+    log_name: bytes
+    """Length byte and name, as the log's inputs hold them."""
+
+
+class DatabaseContext:
+    """What contexts see of their database."""
+
+    def __init__(self, identity: Identity, log: ModuleLog, claims: Callable[[ConnectionId], str | None]) -> None:
+        self.identity = identity
+        self.logger = log.logger
+        self.claims = claims
+
+
+class Database:
+    """Tables, module, clients and schedules of one database. See the head of the module.
+
+    `clock` gives microseconds since the epoch. `horizon` is the number of logged transactions so far.
+    """
+
+    def __init__(self, identity: Identity, owner: Identity, heap: RowHeap, clock: Callable[[], int]) -> None:
+        self.identity = identity
+        self.owner = owner
+        self.heap = heap
+        self.store = Store(heap)
+        self.out: list[bytes] = []
+        self.horizon = 0
+        self.calls = 0
+        self.errors = 0
+        self.budget = Budget()
+        self.log = ModuleLog(clock)
+        self.scheduler = Scheduler()
+        self.clients: dict[tuple[int, int], Caller] = {}
+        self.module: Module
+        self.definition: ModuleDef
+        self.reducers: list[Reducer] = []
+        self.by_name: dict[str, Reducer] = {}
+        self.db: Any = None
+        self._clock = clock
+        self._last_us = 0
+        self._schedules: dict[int, ScheduleTable] = {}
+        self._init: Reducer | None = None
+        self._on_connect: Reducer | None = None
+        self._on_disconnect: Reducer | None = None
+        self._self = caller(identity, None)
+        self._context = DatabaseContext(identity, self.log, self._claims)
+
+    # -- time
+
+    def timestamp_us(self, at_least: int = 0) -> int:
+        """The timestamp of a new call: now, but later than every timestamp before."""
+        now = max(self._clock(), at_least)
+        if now <= self._last_us:
+            now = self._last_us + 1
+        self._last_us = now
+        return now
+
+    # -- requests
+
+    def call(self, who: Caller, reducer_id: int, request_id: int, args: bytes) -> None:
+        """Runs a reducer for a client. The outcome is a commit record or an answer to (reader, connection, request)."""
+        reducer = self.reducers[reducer_id]
+        if reducer.is_private and (reducer.lifecycle or who.identity != self.owner):
+            self._refuse_private(who, reducer, request_id)
+            return
+        timestamp = self._clock()
+        if timestamp <= self._last_us:
+            timestamp = self._last_us + 1
+        self._last_us = timestamp
+        try:
+            values = reducer.decode(args, 0)[0]
+        except DecodeError as error:
+            self._bad_arguments(who, reducer, request_id, timestamp, error)
+            return
+        self.calls += 1
+        started = perf_counter_ns()
+        self.log.function = reducer.name
+        context = ReducerContext(who.identity, who.connection_id, Timestamp(timestamp), self.db, self._context)
+        try:
+            self.budget.begin()
+            reducer.function(context, *values)
+            self.budget.end()
+            deltas = self.store.commit()
+        except BaseException as error:
+            self._undo(error, reducer.name, who, request_id, timestamp, started)
+            return
+        self._emit(
+            deltas,
+            self._inputs(reducer.log_name, who.log_key, timestamp, args),
+            timestamp,
+            who.reader,
+            who.connection,
+            request_id,
+            reducer.id,
+            (perf_counter_ns() - started) // 1000,
+            0,
+        )
+
+    def call_by_name(self, who: Caller, name: str, request_id: int, args: bytes) -> None:
+        """As `call`, for a name that the reader did not know; unknown here too, it is refused and logged."""
+        reducer = self.by_name.get(name)
+        if reducer is not None:
+            self.call(who, reducer.id, request_id, args)
+            return
+        self.no_such_reducer(name)
+        self._answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
+
+    def no_such_reducer(self, name: str) -> None:
+        """Writes the module log's line about a call of an unknown reducer."""
+        self.log.system(
+            f'External attempt to call nonexistent reducer "{name}" failed. '
+            "Have you run `spacetime generate` recently?",
+            "Error",
+            name,
+        )
+
+    def connect(self, who: Caller, request_id: int, claims: str) -> None:
+        """A client came: its rows and the module's hook in one transaction.
+
+        Answers CONNECTED, or REFUSED with the hook's text.
+        """
+        timestamp = self.timestamp_us()
+        started = perf_counter_ns()
+        assert who.connection_id is not None
+        hook = self._on_connect
+        try:
+            rows = self.store.tables[ST_CLIENT]
+            rows.handle.insert(rows.row_class(identity=int(who.identity), connection_id=int(who.connection_id)))
+            rows = self.store.tables[ST_CONNECTION_CREDENTIALS]
+            rows.handle.insert(rows.row_class(connection_id=int(who.connection_id), jwt_payload=claims))
+            if hook is not None:
+                self._run(hook, who, timestamp, ())
+            deltas = self.store.commit()
+        except BaseException as error:
+            text = self._rolled_back(error, hook.name if hook else CONNECT_NAME, timestamp)[1]
+            self._answer(Outcome.REFUSED, who, request_id, timestamp, text, started)
+            return
+        self.clients[who.reader, who.connection] = who
+        inputs = self._inputs(log_name(CONNECT_NAME), who.log_key, timestamp, b"")
+        silent = SILENT if hook is None else 0
+        self._emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
+        self._answer(Outcome.CONNECTED, who, request_id, timestamp, "", started)
+
+    def disconnect(self, reader: int, connection: int) -> None:
+        """A client went. Does nothing for a connection that is not known (never accepted, or gone already)."""
+        who = self.clients.pop((reader, connection), None)
+        if who is not None and who.connection_id is not None:
+            self.end_client(who)
+
+    def end_client(self, who: Caller) -> None:
+        """The module's hook and the removal of the client's rows, in one transaction; if the hook fails, in a second one."""
+        identity, connection_id = int(who.identity), int(who.connection_id or NO_CONNECTION)
+        clients = self.store.tables[ST_CLIENT]
+        row = clients.row_class(identity=identity, connection_id=connection_id)
+        if any(c.connection_id == who.connection_id and c.identity == who.identity for c in self.clients.values()):
+            return  # a second socket under the same connection id is still open
+        timestamp = self.timestamp_us()
+        hook = self._on_disconnect
+        inputs = MUTATIONS_ONLY
+        deltas: list[TableDelta] | None = None
+        if hook is not None:
+            try:
+                self._run(hook, who, timestamp, ())
+                self._remove_client_rows(row, connection_id)
+                deltas = self.store.commit()
+                inputs = self._inputs(hook.log_name, who.log_key, timestamp, b"")
+            except BaseException as error:
+                self._rolled_back(error, hook.name, timestamp)
+        if deltas is None:
+            self._remove_client_rows(row, connection_id)
+            deltas = self.store.commit()
+            if hook is None:
+                inputs = self._inputs(log_name(DISCONNECT_NAME), who.log_key, timestamp, b"")
+        silent = SILENT if hook is None else 0
+        self._emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
+
+    def reader_gone(self, reader: int) -> None:
+        """A reader process ended: all its clients went."""
+        for slot, connection in [key for key in self.clients if key[0] == reader]:
+            self.disconnect(slot, connection)
+
+    def sql(self, who: Caller, request_id: int, text: str, is_owner: bool) -> None:
+        """Runs one statement that changes rows. Answers SQL_DONE with three row counts, or SQL_ERROR."""
+        timestamp = self.timestamp_us()
+        started = perf_counter_ns()
+        try:
+            counts = run_statement(self, text, who.identity, is_owner)
+            deltas = self.store.commit()
+        except SqlError as error:
+            self.store.rollback()
+            self._answer(Outcome.SQL_ERROR, who, request_id, timestamp, str(error), started)
+            return
+        except UniqueViolation as error:
+            self.store.rollback()
+            self._answer(Outcome.SQL_ERROR, who, request_id, timestamp, self.store.explain_violation(error), started)
+            return
+        except BaseException as error:
+            text = self._rolled_back(error, "sql", timestamp)[1]
+            self._answer(Outcome.SQL_ERROR, who, request_id, timestamp, text, started)
+            return
+        if deltas:
+            self._emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+        self._answer(Outcome.SQL_DONE, who, request_id, timestamp, counts, started)
+
+    # -- schedules
+
+    def next_due_us(self) -> int | None:
+        """When `run_due` has something to do next (microseconds), or None."""
+        return self.scheduler.next_due_us()
+
+    def run_due(self) -> bool:
+        """Runs the earliest scheduled call that is due. False if none is."""
+        job = self.scheduler.pop_due(self._clock())
+        if job is None:
+            return False
+        self._run_job(job)
+        return True
+
+    def _run_job(self, job: Job) -> None:
+        schedule = self._schedules[job.table_id]
+        row = schedule.find(job.key)
+        if row is None:
+            return
+        reducer = self.by_name[schedule.function_name]
+        timestamp = self.timestamp_us(job.due_us)
+        started = perf_counter_ns()
+        args = schedule.encode(row)
+        try:
+            self._run(reducer, self._self, timestamp, (row,))
+            deltas = self.store.commit()
+        except BaseException as error:
+            self._rolled_back(error, reducer.name, timestamp)
+        else:
+            duration = (perf_counter_ns() - started) // 1000
+            if deltas:
+                inputs = self._inputs(reducer.log_name, self._self.log_key, timestamp, args)
+                self._emit(deltas, inputs, timestamp, NO_READER, 0, 0, reducer.id, duration, 0)
+        if self.scheduler.is_armed(job.table_id, job.key):
+            return  # the run set a new time
+        row = schedule.find(job.key)
+        if row is None:
+            return
+        if isinstance(schedule.at(row), Interval):
+            interval = abs(int(schedule.at(row).value))
+            due = next_tick_us(job.due_us, interval, max(self._clock(), timestamp))
+            self.scheduler.arm(job.table_id, job.key, due, interval)
+            return
+        schedule.delete(job.key)
+        self._emit(
+            self.store.commit(), MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0
+        )
+
+    def _arm(self, deltas: list[TableDelta]) -> None:
+        """Follows committed changes of schedule tables. A row whose time did not change stays where it is in the queue."""
+        for delta in deltas:
+            schedule = self._schedules.get(delta.table_id)
+            if schedule is None:
+                continue
+            old = {schedule.key(row): schedule.at(row) for row in map(schedule.decode, delta.deletes)}
+            for row in map(schedule.decode, delta.inserts):
+                key = schedule.key(row)
+                if old.pop(key, None) != schedule.at(row):
+                    self.arm_row(delta.table_id, key, schedule.at(row))
+            for key in old:
+                self.scheduler.disarm(delta.table_id, key)
+
+    def arm_row(self, table_id: int, key: Hashable, at: Any) -> None:
+        """Queues a schedule row from now on: an interval counts from this moment."""
+        if isinstance(at, Interval):
+            interval = abs(int(at.value))
+            self.scheduler.arm(table_id, key, self._clock() + interval, interval)
+        else:
+            self.scheduler.arm(table_id, key, int(at.value), 0)
+
+    # -- the inside of a call
+
+    def _run(self, reducer: Reducer, who: Caller, timestamp: int, values: tuple[Any, ...]) -> None:
+        """Calls the function within its time budget. Its changes are in the store, not committed."""
+        self.log.function = reducer.name
+        context = ReducerContext(who.identity, who.connection_id, Timestamp(timestamp), self.db, self._context)
+        self.budget.begin()
+        reducer.function(context, *values)
+        self.budget.end()
+
+    def _inputs(self, log_name: bytes, log_key: bytes, timestamp: int, args: bytes) -> bytes:
+        length = len(log_name) + 56 + len(args)
+        return b"".join((INPUTS_AND_MUTATIONS, length.to_bytes(4, "little"), log_name, log_key, _I64.pack(timestamp), args))
+
+    def _emit(
+        self,
+        deltas: list[TableDelta],
+        inputs: bytes,
+        timestamp: int,
+        reader: int,
+        connection: int,
+        request_id: int,
+        reducer_id: int,
+        duration_us: int,
+        flags: int,
+        always_logged: bool = False,
+    ) -> None:
+        """Counts the transaction, if it is one for the log, and appends its record."""
+        if deltas or always_logged:
+            self.horizon += 1
+            flags |= LOGGED
+            if self._schedules:
+                self._arm(deltas)
+        self.out.append(
+            build_commit(
+                deltas,
+                inputs,
+                self.horizon,
+                flags,
+                timestamp,
+                reader,
+                connection,
+                request_id,
+                reducer_id,
+                duration_us,
+            )
+        )
+
+    def _undo(
+        self, error: BaseException, function: str, who: Caller, request_id: int, timestamp: int, started: int
+    ) -> None:
+        outcome, text = self._rolled_back(error, function, timestamp)
+        self._answer(outcome, who, request_id, timestamp, text, started)
+
+    def _rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:
+        """Undoes the transaction, writes the module log's line, and says what the caller may know."""
+        self.budget.end()
+        self.store.rollback()
+        self.errors += 1
+        if isinstance(error, ReducerError):
+            self.log.system(str(error), "Error", function, timestamp)
+            return Outcome.ERROR, str(error)
+        if isinstance(error, BudgetExceeded):
+            self.log.system(f"{function} was stopped: it ran longer than {self.budget.limit_s:g} s", "Error", function)
+            return Outcome.OUT_OF_ENERGY, OUT_OF_ENERGY
+        if isinstance(error, MemoryError):
+            self.log.system("out of memory", "Error", function)
+        else:
+            self.log.panic(error, function)
+        return Outcome.INTERNAL, FATAL
+
+    def _answer(
+        self, outcome: Outcome, who: Caller, request_id: int, timestamp: int, body: str | bytes, started: int = 0
+    ) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        duration = (perf_counter_ns() - started) // 1000 if started else 0
+        self.out.append(
+            answer(outcome, who.reader, who.connection, request_id, self.horizon, timestamp, duration, data)
+        )
+
+    def _refuse_private(self, who: Caller, reducer: Reducer, request_id: int) -> None:
+        event = {"init": "Init", "on_connect": "OnConnect", "on_disconnect": "OnDisconnect"}.get(reducer.lifecycle or "")
+        if event:
+            text = f"can't directly call special {event} lifecycle reducer"
+            self._answer(Outcome.LIFECYCLE, who, request_id, self.timestamp_us(), text)
+        else:
+            self.no_such_reducer(reducer.name)
+            self._answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
+
+    def _bad_arguments(
+        self, who: Caller, reducer: Reducer, request_id: int, timestamp: int, error: DecodeError
+    ) -> None:
+        self.log.system(
+            f'External attempt to call reducer "{reducer.name}" failed, invalid arguments.\n'
+            "This is likely due to a mismatched client schema, have you run `spacetime generate` recently?",
+            "Error",
+            reducer.name,
+        )
+        text = f"invalid arguments for reducer {reducer.name}: {error}"
+        self._answer(Outcome.BAD_ARGUMENTS, who, request_id, timestamp, text)
+
+    def _remove_client_rows(self, row: Any, connection_id: int) -> None:
+        self.store.tables[ST_CLIENT].handle.delete(row)
+        self.store.tables[ST_CONNECTION_CREDENTIALS].handle.connection_id.delete(connection_id)
+
+    def _claims(self, connection_id: ConnectionId) -> str | None:
+        row = self.store.tables[ST_CONNECTION_CREDENTIALS].handle.connection_id.find(int(connection_id))
+        return None if row is None else row.jwt_payload
+
+
+def log_name(name: str) -> bytes:
+    """A reducer's name as the log's inputs hold it: a length byte, at most 255 bytes of UTF-8 cut at a character."""
+    data = name.encode()[:255].decode(errors="ignore").encode()
+    return bytes((len(data),)) + data
+
+
+

@@ -1,0 +1,205 @@
+"""The log keeper: one process per database that makes commits durable and writes the module log.
+
+Loop: take everything from the commit ring, write the log payloads, one fdatasync, publish the durable offset, ring the
+readers. While it syncs, the next batch gathers in the ring: the batch size follows the load. After a failed write or
+sync it raises the control block's `log_failed` word and exits; it never tries the same file again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from struct import Struct as Layout
+from typing import Final
+
+from spacetimedb.hosts.mail import LOG_LINES, LOG_LINES_HEAD, SPILLED, SPILLED_RECORD
+from spacetimedb.log.commit_log import CommitLogWriter
+from spacetimedb.memory import control as words
+from spacetimedb.memory.control import ControlBlock
+from spacetimedb.memory.doorbell import Doorbell
+from spacetimedb.memory.heap import RowReader
+from spacetimedb.memory.region import Region
+from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingReader
+from spacetimedb.store.commit_record import COMMIT, LOGGED
+from spacetimedb.workers.channel import Channel
+from spacetimedb.workers.messages import (
+    BELL_FDS,
+    DetachReader,
+    LogAttachReader,
+    LogKeeperDone,
+    LogKeeperReady,
+    LogKeeperSetup,
+    Stop,
+    ToLogKeeper,
+)
+
+MAX_BATCH_BYTES: Final = 16 << 20
+"""Bytes taken from the ring for one write and sync."""
+MODULE_LOG_FLUSH_BYTES: Final = 1 << 20
+
+_COMMIT: Final = Layout("<IBB2xQ24xII")
+"""Of a commit record: length, kind, flags, horizon, position and length of the log payload."""
+_FRAME: Final = Layout("<IB")
+
+
+class ModuleLogFile:
+    """Appends lines to `YYYY-MM-DD.log` (UTC) in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._name = ""
+        self._fd = -1
+
+    def write(self, lines: bytes) -> None:
+        """Appends; a failure to write the module log loses lines, nothing else."""
+        name = datetime.now(UTC).strftime("%Y-%m-%d.log")
+        try:
+            if name != self._name:
+                if self._fd >= 0:
+                    os.close(self._fd)
+                self._fd = os.open(self._directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._name = name
+            os.write(self._fd, lines)
+        except OSError as error:
+            print(f"module log: {error}", file=sys.stderr)
+
+
+class LogKeeper:
+    """The loop and its state. `run` returns when told to stop or when the supervisor is gone."""
+
+    def __init__(self, channel: Channel, setup: LogKeeperSetup, fds: list[int]) -> None:
+        self._channel = channel
+        self._control = ControlBlock(Region.attach(fds[0]))
+        self._ring = RingReader(Region.attach(fds[1]), LOG_KEEPER_SLOT, resume=True)
+        self._heap = RowReader(Region.attach(fds[2]))
+        self._bell = Doorbell.attach(*fds[3 : 3 + BELL_FDS])
+        self._actor_bell = Doorbell.attach(*fds[3 + BELL_FDS : 3 + 2 * BELL_FDS])
+        self._readers: dict[int, Doorbell] = {}
+        self._module_log = ModuleLogFile(Path(setup.module_log_directory))
+        self._payloads: list[bytes] = []
+        self._lines: list[bytes] = []
+        self._horizon = 0
+        self._skip = 0
+        self._log: CommitLogWriter | None = None
+        if setup.log_directory is not None:
+            self._log = CommitLogWriter.open(Path(setup.log_directory))
+        self._control.words[words.LOG_PID] = os.getpid()
+
+    @property
+    def next_offset(self) -> int:
+        """Offset of the next transaction that the log lacks."""
+        return self._log.next_offset if self._log is not None else self._control.next_offset
+
+    def run(self) -> None:
+        """Serves until told to stop."""
+        poller = select.poll()
+        poller.register(self._bell.fd, select.POLLIN)
+        poller.register(self._channel.socket, select.POLLIN)
+        stopping = False
+        while True:
+            if self._drain():
+                continue
+            if stopping:
+                self._channel.send(LogKeeperDone())
+                break
+            if self._ring.prepare_sleep():
+                poller.poll()
+                self._ring.awake()
+            self._bell.clear()
+            messages = self._channel.poll()
+            if messages is None:
+                stopping = True
+                self._drain()
+                break
+            for message, fds in messages:
+                match message:
+                    case LogAttachReader(reader):
+                        self._readers[reader] = Doorbell.attach(*fds)
+                    case DetachReader(reader):
+                        bell = self._readers.pop(reader, None)
+                        if bell is not None:
+                            bell.close()
+                    case Stop():
+                        stopping = True
+        if self._log is not None:
+            self._log.close()
+
+    def _drain(self) -> bool:
+        """One batch. False if the ring was empty."""
+        data = self._ring.drain(MAX_BATCH_BYTES)
+        if not data:
+            return False
+        self._payloads, self._lines, self._horizon = [], [], 0
+        log = self._log
+        self._skip = log.next_offset if log is not None else 0
+        at, end, frame = 0, len(data), _FRAME.unpack_from
+        while at < end:
+            length, kind = frame(data, at)
+            if kind == SPILLED:
+                self._take(self._heap.row(SPILLED_RECORD.unpack_from(data, at)[2]), 0)
+            else:
+                self._take(data, at)
+            at += length
+        payloads, lines, horizon = self._payloads, self._lines, self._horizon
+        if payloads and log is not None:
+            try:
+                log.append(payloads)
+                log.sync()
+            except OSError:
+                self._control.words[words.LOG_FAILED] = 1
+                raise
+            horizon = log.next_offset
+            self._control.words[words.LOG_SYNCS] += 1
+            self._control.words[words.LOG_BYTES] += sum(map(len, payloads))
+        if lines:
+            self._module_log.write(b"".join(lines))
+        if self._ring.advance():
+            self._actor_bell.ring()
+        if horizon:
+            self._control.publish_durable(horizon - 1, self._ring.position)
+        else:
+            self._control.words[words.LOG_RING_POSITION] = self._ring.position
+        if horizon or lines:
+            for bell in self._readers.values():
+                bell.ring()
+        return True
+
+
+    def _take(self, data: bytes, at: int) -> None:
+        """Collects what is to be written of the record at `at`."""
+        kind = data[at + 4]
+        if kind == COMMIT:
+            _length, _kind, flags, horizon, log_at, log_length = _COMMIT.unpack_from(data, at)
+            if flags & LOGGED:
+                self._horizon = horizon
+                if horizon > self._skip:
+                    self._payloads.append(data[at + log_at : at + log_at + log_length])
+        elif kind == LOG_LINES:
+            length, _kind, padding, _zero = LOG_LINES_HEAD.unpack_from(data, at)
+            self._lines.append(data[at + 8 : at + length - padding])
+
+
+def main() -> None:
+    """Entry of the process; the argument is the number of the inherited channel descriptor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel.from_fd(int(sys.argv[1]), ToLogKeeper)
+    first = channel.receive()
+    if first is None:
+        return
+    setup, fds = first
+    assert isinstance(setup, LogKeeperSetup)
+    keeper = LogKeeper(channel, setup, fds)
+    channel.send(LogKeeperReady(keeper.next_offset))
+    gc.freeze()
+    keeper.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Messages on the control channels. Each names the descriptors that travel with it, in order.
+
+`bell` stands for the descriptors of a doorbell: one (eventfd) or two (pipe), see BELL_FDS.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import msgspec
+
+BELL_FDS: Final = 1 if sys.platform == "linux" else 2
+MAX_READERS: Final = 15
+"""Reader r takes slot r + 1 of the commit ring; slot 0 is the log keeper's."""
+RING_BYTES: Final = 64 << 20
+MAILBOX_BYTES: Final = 16 << 20
+HEAP_BYTES: Final = 64 << 30
+"""Address space of a database's row heap; memory is taken as rows come."""
+
+
+class _Message(msgspec.Struct, tag=True, array_like=True):
+    pass
+
+
+# supervisor -> transaction actor
+
+
+class ActorSetup(_Message):
+    """First message. Descriptors: control block, commit ring, row heap, own bell, log keeper's bell."""
+
+    identity: bytes
+    owner: bytes
+    create: bool
+    """True: a new database with `program`; False: recover it from `log_directory`."""
+    program: bytes
+    program_hash: bytes
+    log_directory: str | None
+
+
+class ActorAttachReader(_Message):
+    """A reader may send. Descriptors: its mailbox, its bell."""
+
+    reader: int
+
+
+class DetachReader(_Message):
+    """A reader process ended (to the actor and the log keeper)."""
+
+    reader: int
+
+
+class UpdateProgram(_Message):
+    """Run this program from now on; its tables are those of the present one."""
+
+    program: bytes
+    program_hash: bytes
+
+
+class Stop(_Message):
+    """Finish what was accepted, then exit."""
+
+
+# transaction actor -> supervisor
+
+
+class ActorReady(_Message):
+    """The database serves. `definition` is the raw module definition as BSATN, `table_ids` by canonical name."""
+
+    definition: bytes
+    table_ids: dict[str, int]
+    next_offset: int
+    program_hash: bytes
+
+
+class ActorFailed(_Message):
+    """The database cannot start, or an update failed and the old program goes on. The text is for the publisher."""
+
+    text: str
+
+
+class SlowReader(_Message):
+    """The actor dropped a reader that held back the commit ring for too long."""
+
+    reader: int
+
+
+# supervisor -> log keeper
+
+
+class LogKeeperSetup(_Message):
+    """First message. Descriptors: control block, commit ring, row heap, own bell, actor's bell.
+
+    `log_directory` None: nothing is written, everything counts as durable.
+    """
+
+    log_directory: str | None
+    module_log_directory: str
+
+
+class LogAttachReader(_Message):
+    """A reader waits for the durable offset. Descriptors: its bell."""
+
+    reader: int
+
+
+# log keeper -> supervisor
+
+
+class LogKeeperReady(_Message):
+    """The log is open at this offset."""
+
+    next_offset: int
+
+
+class LogKeeperDone(_Message):
+    """After Stop: everything that was in the ring is on disk."""
+
+
+# supervisor -> reader
+
+
+class ReaderSetup(_Message):
+    """First message. Descriptors: listening socket, own bell."""
+
+    reader: int
+    private_key: bytes
+    public_key: bytes
+    demo_directory: str | None
+
+
+class DatabaseUp(_Message):
+    """A database serves. Descriptors: control block, commit ring, row heap, mailbox to the actor, actor's bell."""
+
+    identity: bytes
+    owner: bytes
+    definition: bytes
+    table_ids: dict[str, int]
+    initial_program: bytes
+    module_log_directory: str
+    is_update: bool
+    """True: the same processes go on with another program; no descriptors travel."""
+
+
+class DatabaseDown(_Message):
+    """A database stopped serving; its clients are closed. `deleted`: it will not come back by itself."""
+
+    identity: bytes
+    deleted: bool
+
+
+class Names(_Message):
+    """All database names, and all identities that a name may stand for."""
+
+    names: dict[str, bytes]
+    databases: list[bytes]
+
+
+class Reply(_Message):
+    """The answer to a Request: an HTTP status with its body, or a value as MessagePack."""
+
+    request_id: int
+    status: int
+    content_type: str
+    body: bytes
+
+
+# reader -> supervisor
+
+
+class Request(_Message):
+    """A change of the control store, or a question about it; `method` is a method of `control.Control`."""
+
+    request_id: int
+    method: str
+    arguments: dict[str, str | bytes | bool | int | list[str] | None]
+
+
+ToActor = ActorSetup | ActorAttachReader | DetachReader | UpdateProgram | Stop
+FromActor = ActorReady | ActorFailed | SlowReader
+ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
+FromLogKeeper = LogKeeperReady | LogKeeperDone
+ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Names | Reply | Stop
+FromReader = Request

@@ -1,0 +1,311 @@
+"""The transaction actor: one process per database, the only one that writes to it.
+
+Loop: take everything that waits in the mailboxes, run it, publish the records in the commit ring, wake who sleeps. Due
+schedules run between two rounds. With nothing to do it sleeps in poll until its bell rings or a schedule is due.
+
+It dies: records that were published are in the ring and will be logged; what was not published has not happened. It can
+be killed at any point.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from spacetimedb.hosts import mail
+from spacetimedb.hosts.database import Database, caller
+from spacetimedb.hosts.installation import InstallError, create, recover, update
+from spacetimedb.memory import control as words
+from spacetimedb.memory.control import ControlBlock
+from spacetimedb.memory.doorbell import Doorbell
+from spacetimedb.memory.heap import RowHeap
+from spacetimedb.memory.mailbox import MailboxReader
+from spacetimedb.memory.region import Region
+from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingWriter
+from spacetimedb.types.special import ConnectionId, Identity
+from spacetimedb.workers.channel import Channel
+from spacetimedb.workers.messages import (
+    BELL_FDS,
+    ActorAttachReader,
+    ActorFailed,
+    ActorReady,
+    ActorSetup,
+    DetachReader,
+    SlowReader,
+    Stop,
+    ToActor,
+    UpdateProgram,
+)
+
+CALLS_PER_PUBLISH: Final = 256
+"""After so many requests of one round the records so far are published, so that the readers work at the same time."""
+JOBS_PER_ROUND: Final = 16
+"""Scheduled calls between two looks into the mailboxes."""
+SLOW_READER_S: Final = 5.0
+"""A reader that holds back a full ring for so long is dropped."""
+MAX_IDLE_S: Final = 3600.0
+
+
+def wall_clock_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class TransactionActor:
+    """The process's state: the database core, its mailboxes and the commit ring."""
+
+    def __init__(self, channel: Channel, setup: ActorSetup, fds: list[int]) -> None:
+        self._channel = channel
+        self._control = ControlBlock(Region.attach(fds[0]))
+        self._ring = RingWriter(Region.attach(fds[1]))
+        heap = RowHeap(Region.attach(fds[2]))
+        self._bell = Doorbell.attach(*fds[3 : 3 + BELL_FDS])
+        self._bells: dict[int, Doorbell] = {LOG_KEEPER_SLOT: Doorbell.attach(*fds[3 + BELL_FDS : 3 + 2 * BELL_FDS])}
+        """Bell of the consumer in each slot of the ring."""
+        self._mailboxes: dict[int, MailboxReader] = {}
+        self._stopping = False
+        self.database = Database(Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us)
+        words_ = self._control.words
+        words_[words.ACTOR_PID] = os.getpid()
+        words_[words.ACTOR_STATE] = words.RECOVERING
+        if setup.create:
+            create(self.database, setup.program, setup.program_hash)
+        else:
+            assert setup.log_directory is not None
+            recover(self.database, Path(setup.log_directory))
+        words_[words.NEXT_OFFSET] = self.database.horizon
+        self._poller = select.poll()
+        self._poller.register(self._bell.fd, select.POLLIN)
+        self._poller.register(channel.socket, select.POLLIN)
+
+    def ready(self) -> ActorReady:
+        """What the supervisor tells the readers."""
+        database = self.database
+        return ActorReady(
+            database.raw_definition, database.table_ids, database.horizon, database.program_hash
+        )
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Serves until told to stop, or until the supervisor is gone."""
+        database = self.database
+        self.publish()
+        self._control.words[words.ACTOR_STATE] = words.SERVING
+        database.budget.start()
+        while True:
+            worked = False
+            for reader, mailbox in self._mailboxes.items():
+                data = mailbox.drain()
+                if data:
+                    worked = True
+                    if mailbox.take_waiter():
+                        self._bells[reader + 1].ring()
+                    self._run_requests(reader, data)
+            for _ in range(JOBS_PER_ROUND):
+                if not database.run_due():
+                    break
+                worked = True
+            if database.out or database.log.pending:
+                self.publish()
+            if worked:
+                continue
+            if self._stopping:
+                break
+            self._sleep()
+        self._control.words[words.ACTOR_STATE] = words.STOPPED
+
+    def _sleep(self) -> None:
+        database = self.database
+        if all([mailbox.prepare_sleep() for mailbox in self._mailboxes.values()]):
+            due = database.next_due_us()
+            wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
+            if wait_s > 0:
+                database.budget.stop()
+                self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
+                database.budget.start()
+        for mailbox in self._mailboxes.values():
+            mailbox.awake()
+        self._bell.clear()
+        messages = self._channel.poll()
+        if messages is None:
+            self._stopping = True
+            return
+        for message, fds in messages:
+            self._obey(message, fds)
+
+    def _obey(self, message: ToActor, fds: list[int]) -> None:
+        match message:
+            case ActorAttachReader(reader):
+                self._mailboxes[reader] = MailboxReader(Region.attach(fds[0]))
+                self._bells[reader + 1] = Doorbell.attach(*fds[1:])
+            case DetachReader(reader):
+                self._forget_reader(reader)
+            case UpdateProgram(program, program_hash):
+                self._update(program, program_hash)
+            case Stop():
+                self._stopping = True
+
+    def _update(self, program: bytes, program_hash: bytes) -> None:
+        try:
+            update(self.database, program, program_hash)
+        except InstallError as error:
+            self._channel.send(ActorFailed(str(error)))
+            return
+        self.publish()
+        self._channel.send(self.ready())
+
+    def _forget_reader(self, reader: int) -> None:
+        self._ring.deactivate(reader + 1)
+        mailbox = self._mailboxes.pop(reader, None)
+        if mailbox is not None:
+            self._run_requests(reader, mailbox.drain())
+        self.database.reader_gone(reader)
+        bell = self._bells.pop(reader + 1, None)
+        if bell is not None:
+            bell.close()
+
+    # -- requests
+
+    def _run_requests(self, reader: int, data: bytes) -> None:
+        """Runs a mailbox's records in order."""
+        database = self.database
+        clients, call, unpack = database.clients, database.call, mail.REQUEST_HEAD.unpack_from
+        at, end, since_publish = 0, len(data), 0
+        while at < end:
+            length, kind, padding, detail, connection, request_id = unpack(data, at)
+            who = clients.get((reader, connection))
+            if kind == mail.CALL and detail != mail.BY_NAME:
+                if who is not None:
+                    call(who, detail, request_id, data[at + 16 : at + length - padding])
+            else:
+                self._run_other(reader, kind, who, connection, request_id, data[at + 16 : at + length - padding])
+            at += length
+            since_publish += 1
+            if since_publish == CALLS_PER_PUBLISH:
+                since_publish = 0
+                self.publish()
+
+    def _run_other(
+        self, reader: int, kind: int, who: object, connection: int, request_id: int, body: bytes
+    ) -> None:
+        database = self.database
+        if kind == mail.CONNECT:
+            identity, connection_id = Identity(body[:32]), ConnectionId(body[32:48])
+            database.connect(caller(identity, connection_id, reader, connection), request_id, body[48:].decode())
+        elif kind == mail.DISCONNECT:
+            database.disconnect(reader, connection)
+        elif kind == mail.REFS:
+            table_id = int.from_bytes(body, "little")
+            table = database.store.tables.get(table_id)
+            refs = table.refs() if table is not None else b""
+            block = database.heap.put(refs)
+            database.heap.retired.append(block)
+            database.out.append(mail.REFS_READY_RECORD.pack(24, mail.REFS_READY, table_id, 0, block))
+        elif (client := database.clients.get((reader, connection))) is not None:
+            if kind == mail.CALL:
+                database.call_by_name(client, *_name_first(body, request_id))
+            elif kind == mail.SQL:
+                database.sql(client, request_id, body[1:].decode(), body[0] == 1)
+            elif kind == mail.PROCEDURE:
+                name, args = mail.split_named(body)
+                database.procedure(client, name, request_id, args)
+
+    # -- records
+
+    def publish(self) -> None:
+        """Puts all records into the ring at one go, closes the heap's epoch, wakes the sleepers. Waits for room."""
+        database = self.database
+        if database.log.pending:
+            database.out.append(mail.log_lines(database.log.take()))
+        records, database.out = database.out, []
+        if not records:
+            return
+        ring, heap = self._ring, database.heap
+        end = ring.append_batch(records) if sum(map(len, records)) <= ring.max_record else None
+        if end is None:
+            end = self._append_slowly(records)
+        heap.seal(end)
+        heap.reclaim(ring.min_position())
+        for slot in ring.sleepers():
+            self._bells[slot].ring()
+        control = self._control.words
+        control[words.NEXT_OFFSET] = database.horizon
+        control[words.TRANSACTIONS] = database.horizon
+        control[words.REDUCER_CALLS] = database.calls
+        control[words.REDUCER_ERRORS] = database.errors
+        control[words.RING_POSITION] = end
+
+    def _append_slowly(self, records: list[bytes]) -> int:
+        """Appends in pieces, waiting for room; a record too long for the ring goes into the heap."""
+        ring, heap = self._ring, self.database.heap
+        end = ring.head
+        batch: list[bytes] = []
+        size = 0
+        for record in records:
+            if len(record) > ring.max_record:
+                block = heap.put(record)
+                heap.retired.append(block)
+                record = mail.SPILLED_RECORD.pack(16, mail.SPILLED, block)
+            if size + len(record) > ring.max_record:
+                end = self._append_waiting(batch)
+                batch, size = [], 0
+            batch.append(record)
+            size += len(record)
+        return self._append_waiting(batch) if batch else end
+
+    def _append_waiting(self, batch: list[bytes]) -> int:
+        ring = self._ring
+        deadline = time.monotonic() + SLOW_READER_S
+        self.database.budget.end()
+        while (end := ring.append_batch(batch)) is None:
+            self._control.words[words.RING_STALLS] += 1
+            for slot in ring.sleepers():
+                self._bells[slot].ring()
+            if ring.prepare_wait():
+                self._bell.wait(0.1)
+                self._bell.clear()
+            if time.monotonic() > deadline:
+                for slot in ring.blockers():
+                    if slot != LOG_KEEPER_SLOT:
+                        ring.deactivate(slot)
+                        self._channel.send(SlowReader(slot - 1))
+                deadline += SLOW_READER_S
+        return end
+
+
+def _name_first(body: bytes, request_id: int) -> tuple[str, int, bytes]:
+    name, args = mail.split_named(body)
+    return name, request_id, args
+
+
+def main() -> None:
+    """Entry of the process; the argument is the number of the inherited channel descriptor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel.from_fd(int(sys.argv[1]), ToActor)
+    first = channel.receive()
+    if first is None:
+        return
+    setup, fds = first
+    assert isinstance(setup, ActorSetup)
+    try:
+        actor = TransactionActor(channel, setup, fds)
+    except InstallError as error:
+        channel.send(ActorFailed(str(error)))
+        return
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    channel.send(actor.ready())
+    actor.run()
+
+
+if __name__ == "__main__":
+    main()
