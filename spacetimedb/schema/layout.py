@@ -20,17 +20,14 @@ from typing import Any, Protocol
 
 from spacetimedb.types.algebraic import (
     AlgebraicType,
-    Array,
-    Primitive,
     Product,
     ProductElement,
-    Ref,
-    Sum,
-    SumVariant,
     decode_type,
     encode_type,
+    product_to_json,
+    type_to_json,
 )
-from spacetimedb.types.bsatn import DecodeError
+from spacetimedb.types.errors import DecodeError
 
 Json = Any
 """What ``json.dumps`` takes."""
@@ -328,7 +325,7 @@ class TypeLayout:
         return decode_type(data, at)
 
     def json(self, value: AlgebraicType) -> Json:
-        return type_json(value)
+        return type_to_json(value)
 
 
 class ProductLayout:
@@ -342,21 +339,7 @@ class ProductLayout:
         return Product(elements), at
 
     def json(self, value: Product) -> Json:
-        return {"elements": ELEMENTS.json(value.elements)}
-
-
-def type_json(value: AlgebraicType) -> Json:
-    """JSON form of a type: ``{"U64": []}``, ``{"Ref": 3}``, ``{"Product": {"elements": [...]}}``."""
-    if isinstance(value, Primitive):
-        return {value.kind: []}
-    if isinstance(value, Ref):
-        return {"Ref": value.index}
-    if isinstance(value, Array):
-        return {"Array": type_json(value.element)}
-    if isinstance(value, Product):
-        return {"Product": PRODUCT.json(value)}
-    assert isinstance(value, Sum)
-    return {"Sum": {"variants": VARIANTS.json(value.variants)}}
+        return product_to_json(value)
 
 
 def _unknown_tag(tag: int, name: str | None) -> DecodeError:
@@ -373,5 +356,4 @@ STRING = String()
 UNIT = Unit()
 TYPE = TypeLayout()
 ELEMENTS = Sequenced(Record(ProductElement, name=Option(STRING), algebraic_type=TYPE))
-VARIANTS = Sequenced(Record(SumVariant, name=Option(STRING), algebraic_type=TYPE))
 PRODUCT = ProductLayout()

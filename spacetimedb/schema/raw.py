@@ -3,7 +3,7 @@
 ``RawModuleDef`` in BSATN is a sum: tag 0 version 8 (refused), 1 version 9, 2 version 10.
 
 Version 10 is ``{sections: array<Section>}``, a section being a sum whose tag is its place in ``SectionTag``. Sections
-may stand in any order; of a repeated kind the first counts. The payloads (all names are the module's own, "source" names)::
+may stand in any order; of a repeated kind the first counts. Payloads (all names are the module's own, "source" names)::
 
     0  Typespace             {types: array<AlgebraicType>}
     1  Types                 array<{source_name: {scope: array<string>, source_name}, ty: u32, custom_ordering: bool}>
@@ -108,7 +108,7 @@ from spacetimedb.schema.raw_structs import (
     TableType,
     Visibility,
 )
-from spacetimedb.types.bsatn import DecodeError
+from spacetimedb.types.errors import DecodeError
 
 __all__ = [
     "DEFINITION_LIMIT",
@@ -324,7 +324,7 @@ _SECTIONS: list[tuple[str, Layout]] = [
         ),
     ),
 ]
-V10_LAYOUT = Record(
+V10_LAYOUT: Record = Record(
     RawModuleDefV10,
     sections=Sequenced(
         Variants(
