@@ -1,9 +1,9 @@
 """Column markers (`Pk[u32]`, `Index[str]`, ...), column defaults, and the typed face of table indexes.
 
-For a type checker a marker is a descriptor: read on the class (which is what `ctx.db[Player]` looks like to it) it is an
-index object, read on a row it is the value. At run time a marker is inert text in `__annotations__`; rows keep plain
-slots, and `ctx.db[Player].id` is an object that the store generated. The index classes below are therefore descriptions:
-their methods only explain the mistake when somebody calls them on the row class itself.
+For a type checker a marker is a descriptor: read on the class (which is what `ctx.db[Player]` looks like to it) it is
+an index object, read on a row it is the value. At run time a marker is inert text in `__annotations__`; rows keep
+plain slots, and `ctx.db[Player].id` is an object that the store generated. The index classes below are therefore
+descriptions: their methods only explain the mistake when somebody calls them on the row class itself.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ class RangeIndex(IndexFace[R, T]):
     @overload
     def delete(self, key: T, /) -> int: ...
     @overload
-    def delete(
-        self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None
-    ) -> int: ...
+    def delete(self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None) -> int: ...
     def delete(self, *key: Any, **bounds: Any) -> int:
         """Deletes what `filter` would give; how many rows that were."""
         self._misused("delete")
@@ -92,9 +90,7 @@ class RangeIndex(IndexFace[R, T]):
     @overload
     def count(self, key: T, /) -> int: ...
     @overload
-    def count(
-        self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None
-    ) -> int: ...
+    def count(self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None) -> int: ...
     def count(self, *key: Any, **bounds: Any) -> int:
         """How many rows `filter` would give."""
         self._misused("count")

@@ -1,15 +1,18 @@
 """Query expressions of views: `Item.score < 0` is a `Query[Item]` whose `.sql` the host plans like any subscription.
 
-Columns compare with constants and with columns of the same table; conditions join with `&` and `|`; `semijoin` keeps the
-rows that have a partner. There is no negation: the accepted SQL has none. Table names are looked up when the text is
-asked for, so an expression may be written before its table is registered.
+Columns compare with constants and with columns of the same table; conditions join with `&` and `|`; `semijoin` keeps
+the rows that have a partner. There is no negation: the accepted SQL has none. Table names are looked up when the text
+is asked for, so an expression may be written before its table is registered.
 """
 
 from __future__ import annotations
 
 import datetime
 import enum
+import math
 from typing import Any, Generic, Protocol, TypeVar, overload
+
+from spacetimedb.types.special import TimeDuration, Timestamp
 
 R = TypeVar("R", bound="Any")
 T = TypeVar("T")
@@ -28,24 +31,21 @@ def quoted(name: str) -> str:
 
 
 def literal(value: object) -> str:
-    """SQL text of a constant. Raises TypeError for what SQL cannot compare (lists, options, structs, enums, durations)."""
+    """SQL text of a constant. Raises TypeError for what SQL cannot compare: lists, options, structs, enums."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
-    micros = getattr(value, "micros", None)
-    if isinstance(micros, int) and hasattr(value, "to_datetime"):
-        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=micros)
+    if isinstance(value, Timestamp):
+        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=int(value))
         return f"'{moment.isoformat(timespec='microseconds')}Z'"
-    if micros is None and not isinstance(value, enum.Enum):
-        if isinstance(value, int):
-            return str(int(value))
-        if isinstance(value, float):
-            return repr(float(value))
-        if isinstance(value, str):
-            return "'" + value.replace("'", "''") + "'"
-        if isinstance(value, bytes):
-            digits: str = value.hex()  # Identity and friends print most significant digit first
-            return f"0x{digits}"
-    raise TypeError(f"a value of type {type(value).__name__} cannot be compared in a query")
+    if isinstance(value, int) and not isinstance(value, TimeDuration | enum.Enum):
+        return str(int(value))
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"  # Identity and friends give their most significant digit first
+    raise TypeError(f"{value!r} cannot be compared in a query")
 
 
 class Query(Generic[R]):
@@ -132,7 +132,7 @@ class Column(Generic[R, T]):
         return self._compare("<>", other)
 
     def semijoin(self, partner: Column[Any, T], where: Query[Any] | None = None) -> Query[R]:
-        """Rows of this column's table for which the partner's table has a row with an equal value (that fulfils `where`).
+        """Rows for which the partner's table has a row with an equal value, one that fulfils `where`.
 
         Both columns need an index.
         """

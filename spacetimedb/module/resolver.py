@@ -1,13 +1,14 @@
 """From annotations to algebraic types and shapes.
 
-Every class met becomes one named type of the module's typespace, in the order of first meeting, a type before the types
-inside it. Special types, options and lists stand where they are used. What an annotation gets wrong is a `BadAnnotation`,
-whose text tells what to write instead; types that are used in several places are resolved once.
+Every class met becomes one named type of the module's typespace, in the order of first meeting, a type before the
+types inside it. Special types, options and lists stand where they are used. What an annotation gets wrong is a
+`BadAnnotation`, whose text tells what to write instead; types that are used in several places are resolved once.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -72,7 +73,8 @@ HINTS: Final[dict[object, str]] = {
 
 
 class BadAnnotation(Exception):
-    """An annotation that stands for no type. `at` is the class and attribute where it stands, when that is elsewhere."""
+    """An annotation that stands for no type. `at` is the class and attribute where it stands, when that is
+    elsewhere."""
 
     def __init__(self, text: str, at: tuple[Declaration, str] | None = None) -> None:
         super().__init__(text)
@@ -123,7 +125,7 @@ def evaluate(annotation: object, declaration: Declaration, attr: str, owner: typ
     """The object that a text annotation of a class means; other annotations are returned as they are."""
     if not isinstance(annotation, str):
         return annotation
-    local_names = {**declaration.local_names, **{owner.__name__: owner}}
+    local_names = {**declaration.local_names, owner.__name__: owner}
     try:
         return eval(annotation, dict(declaration.module_globals), local_names)
     except Exception as error:
@@ -174,11 +176,15 @@ class Resolver:
         if origin is list:
             return self._list(get_args(annotation))
         if origin in MARKERS:
-            raise BadAnnotation(f"{describe(origin)}[...] marks columns of a table row; it has no place inside another type")
+            raise BadAnnotation(
+                f"{describe(origin)}[...] marks columns of a table row; it has no place inside another type"
+            )
         if isinstance(annotation, type) and origin is None:
             return self._class(annotation)
         if isinstance(annotation, str):
-            raise BadAnnotation(f"the text {annotation!r} inside a type cannot be looked up; write the name without quotes")
+            raise BadAnnotation(
+                f"the text {annotation!r} inside a type cannot be looked up; write the name without quotes"
+            )
         hint = HINTS.get(annotation) or HINTS.get(origin)
         raise BadAnnotation(hint or f"{describe(annotation)} is no type that a column or parameter can have")
 
@@ -216,8 +222,8 @@ class Resolver:
             if isinstance(extra, Number):
                 return Resolved(PRIMITIVES[extra.kind], Scalar(extra.kind))  # type: ignore[arg-type]
             if isinstance(extra, Sum):
-                key = (extra.name, inner)
-                return self._refer(self._once(key, extra.name, lambda ref: self._sum(extra.name, inner, ref)))
+                build = functools.partial(self._sum, extra.name, inner)
+                return self._refer(self._once((extra.name, inner), extra.name, build))
         return self.resolve(inner)
 
     def _union(self, members: tuple[object, ...]) -> Resolved:
@@ -303,7 +309,9 @@ class Resolver:
         shapes: list[VariantShape] = []
         for member in members:
             if not isinstance(member, type) or get_origin(member) is not None or member in (Variant, Unit, Struct):
-                raise BadAnnotation(f"{name}: {describe(member)} is no variant; derive a class from Struct, Variant[T] or Unit")
+                raise BadAnnotation(
+                    f"{name}: {describe(member)} is no variant; derive a class from Struct, Variant[T] or Unit"
+                )
             wire, shown = member.__name__, self._variant_name(member.__name__)
             if issubclass(member, Unit):
                 variants.append(SumVariant(wire, algebraic.UNIT))

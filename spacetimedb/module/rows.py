@@ -9,8 +9,8 @@ All are msgspec Structs. The metaclass does four things when a class statement r
 * gives every row class a metaclass of its own with one property per column, so that `Player.score` is an expression
   while `player.score` stays a plain slot at the price of one.
 
-What it learns is kept in `__declaration__`, a `Declaration`. Annotations are not looked at here: that happens at load, when
-names that come later in the file exist.
+What it learns is kept in `__declaration__`, a `Declaration`. Annotations are not looked at here: that happens at
+load, when names that come later in the file exist.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _IMMUTABLE = (bool, int, float, str, bytes, type(None))
 class Declaration:
     """What a class statement said, beside its annotations.
 
-    `table_name` is the canonical name of the first table of the class, None until it is registered. `module_globals` and
-    `local_names` are the name spaces for annotations that are text.
+    `table_name` is the canonical name of the first table of the class, None until it is registered. `module_globals`
+    and `local_names` are the name spaces for annotations that are text.
     """
 
     def __init__(self, file: str, line: int, module_globals: Mapping[str, Any], local_names: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Declaration:
 
 
 def _column_property(attribute: str) -> property:
-    """`Player.score`: an object for query expressions. Which index it describes is for type checkers; see columns.py."""
+    """`Player.score`: an object for query expressions. Which index it has is for type checkers; see columns.py."""
     name = wire_name(attribute)
 
     def read(cls: type[Any]) -> Column[Any, Any]:
@@ -120,9 +120,7 @@ def _take_apart(name: str, namespace: dict[str, Any], declaration: Declaration) 
 class _DeclaringMeta(type(msgspec.Struct)):  # type: ignore[misc]  # msgspec does not publish the name of its metaclass
     """Metaclass that records a `Declaration`."""
 
-    def __new__(
-        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any
-    ) -> _DeclaringMeta:
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> _DeclaringMeta:
         frame = sys._getframe(1)  # where the class statement stands
         local_names = {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
         declaration = Declaration(frame.f_code.co_filename, frame.f_lineno, frame.f_globals, local_names)

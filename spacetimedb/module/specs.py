@@ -70,7 +70,8 @@ class TableSpec(msgspec.Struct, frozen=True):
 
 
 class ReducerSpec(msgspec.Struct, frozen=True):
-    """A reducer: `function(ctx, *args)`; `params` decodes to the tuple of arguments. `schedule_table`: a source name."""
+    """A reducer: `function(ctx, *args)`; `params` decodes to the tuple of arguments. `schedule_table`: a source
+    name."""
 
     source_name: str
     name: str
@@ -97,8 +98,8 @@ class ProcedureSpec(msgspec.Struct, frozen=True):
 class ViewSpec(msgspec.Struct, frozen=True):
     """A view: `function(ctx)` with a ViewContext, or an AnonymousViewContext when `is_anonymous`.
 
-    `form`: it returns a list of `row`, an optional `row`, or a Query over a table of `row`. `type_ref` is the row type's
-    place in the typespace, `primary_key` a column number.
+    `form`: it returns a list of `row`, an optional `row`, or a Query over a table of `row`. `type_ref` is the row
+    type's place in the typespace, `primary_key` a column number.
     """
 
     source_name: str

@@ -1,0 +1,374 @@
+"""`Module`: what a module's author decorates tables and functions with.
+
+Decorators record and return what they decorate, unchanged: a reducer is called from another reducer, or from a test,
+like any function. Nothing is checked before the module is loaded; then `describe` (or any of the spec lists) checks
+all of it and raises one `ModuleError` with every problem.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, TypeVar, overload
+
+from spacetimedb.schema.names import pascal_case, snake_case
+from spacetimedb.schema.raw import RawModuleDefV10
+from spacetimedb.types.special import TimeDuration
+
+from .build import Built, build
+from .columns import IndexDeclaration, MultiIndexMarker
+from .context import HttpContext, ProcedureContext, ReducerContext, ViewContext
+from .declared import DeclaredFunction, DeclaredRoute, DeclaredTable, FunctionKind, TableAlias, function_place
+from .describe import definition
+from .http import Request, Response
+from .query import Query
+from .resolver import Case
+from .rows import Declaration, Row, Schedule, Struct
+from .specs import (
+    HandlerSpec,
+    Lifecycle,
+    ProcedureSpec,
+    ReducerSpec,
+    RepeatSpec,
+    RouteSpec,
+    TableSpec,
+    ViewSpec,
+)
+
+R = TypeVar("R", bound=Row)
+ReducerFunction = TypeVar("ReducerFunction", bound=Callable[Concatenate[ReducerContext, ...], None])
+HookFunction = TypeVar("HookFunction", bound=Callable[[ReducerContext], None])
+ProcedureFunction = TypeVar("ProcedureFunction", bound=Callable[Concatenate[ProcedureContext, ...], object])
+ViewFunction = TypeVar("ViewFunction", bound=Callable[[ViewContext], list[Any] | Query[Any] | Row | Struct | None])
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[[HttpContext, Request], Response])
+
+
+class HttpRoutes:
+    """`m.http`: decorators for HTTP handlers. They can be stacked: one handler, several routes.
+
+    Paths are exact: empty, or `/` and ASCII lower-case letters, digits and `-_~/`.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+
+    def route(self, method: str | None, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        """A route for a method by name (any method: None)."""
+
+        def decorate(function: HandlerFunction) -> HandlerFunction:
+            self._module._add_route(DeclaredRoute(method.upper() if method else None, path, function))
+            return function
+
+        return decorate
+
+    def get(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("GET", path)
+
+    def head(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("HEAD", path)
+
+    def post(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("POST", path)
+
+    def put(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("PUT", path)
+
+    def delete(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("DELETE", path)
+
+    def patch(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("PATCH", path)
+
+    def options(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        return self.route("OPTIONS", path)
+
+    def any(self, path: str) -> Callable[[HandlerFunction], HandlerFunction]:
+        """Every method."""
+        return self.route(None, path)
+
+
+class Module:
+    """The tables and functions of one database. `case="none"` keeps canonical names as written in the source.
+
+    Of the default, `case="snake"`: names of tables, columns and functions become snake_case for clients and SQL,
+    variants camelCase, types PascalCase; `name=` sets a name verbatim.
+    """
+
+    def __init__(self, case: Case = "snake") -> None:
+        self.case: Case = case
+        self.http = HttpRoutes(self)
+        self._tables: list[DeclaredTable] = []
+        self._functions: list[DeclaredFunction] = []
+        self._routes: list[DeclaredRoute] = []
+        self._row_filters: list[str] = []
+        self._repeats: list[RepeatSpec] = []
+        self._built: Built | None = None
+
+    # -- tables
+
+    @overload
+    def table(self, row: type[R], /) -> type[R]: ...
+    @overload
+    def table(
+        self,
+        /,
+        *,
+        public: bool = False,
+        name: str | None = None,
+        event: bool = False,
+        indexes: Sequence[MultiIndexMarker] = (),
+    ) -> Callable[[type[R]], type[R]]: ...
+    def table(
+        self,
+        row: Any = None,
+        /,
+        *,
+        public: bool = False,
+        name: str | None = None,
+        event: bool = False,
+        indexes: Sequence[MultiIndexMarker] = (),
+    ) -> Any:
+        """Makes a row class a table.
+
+        `public`: clients can read it. `name`: its name, otherwise the class's in snake_case. `event`: its rows are sent
+        at commit and never stored. `indexes`: indexes over several columns, `btree(..., name=)` and `hash_index`.
+        """
+
+        def decorate(row: type[R]) -> type[R]:
+            self._add_table(row, row, name, public, event, indexes)
+            return row
+
+        return decorate if row is None else decorate(row)
+
+    def add_table(
+        self,
+        row: type[R],
+        *,
+        name: str,
+        public: bool = False,
+        event: bool = False,
+        indexes: Sequence[MultiIndexMarker] = (),
+    ) -> type[R]:
+        """One more table of a row class. Use the result as the class is used: `ctx.db[logged_out]`."""
+        alias: Any = TableAlias(row, name)
+        self._add_table(alias, row, name, public, event, indexes)
+        made: type[R] = alias
+        return made
+
+    def _add_table(
+        self,
+        key: object,
+        row: type[Any],
+        name: str | None,
+        public: bool,
+        event: bool,
+        indexes: Sequence[MultiIndexMarker],
+    ) -> None:
+        declaration = getattr(row, "__declaration__", None)
+        if not isinstance(row, type) or not issubclass(row, Row) or not isinstance(declaration, Declaration):
+            raise TypeError(f"a table is a class that derives from Row, not {row!r}")
+        source_name = name or snake_case(row.__name__)
+        if key is row:
+            canonical = source_name if name or self.case == "none" else snake_case(source_name)
+            declaration.registered_name = canonical
+        own = tuple(i for i in indexes if isinstance(i, IndexDeclaration))
+        self._built = None
+        self._tables.append(DeclaredTable(key, row, source_name, name is not None, public, event, own, declaration))
+
+    # -- functions
+
+    def init(self, function: HookFunction) -> HookFunction:
+        """Runs once, in the transaction that creates the database; the sender is its owner."""
+        return self._add_hook(function, "init")
+
+    def client_connected(self, function: HookFunction) -> HookFunction:
+        """Runs for every new connection; raising refuses it."""
+        return self._add_hook(function, "on_connect")
+
+    def client_disconnected(self, function: HookFunction) -> HookFunction:
+        """Runs for every connection that ended, whatever the reason."""
+        return self._add_hook(function, "on_disconnect")
+
+    @overload
+    def reducer(self, function: ReducerFunction, /) -> ReducerFunction: ...
+    @overload
+    def reducer(
+        self, /, *, name: str | None = None, private: bool = False, on_schedule: type[Row] | None = None
+    ) -> Callable[[ReducerFunction], ReducerFunction]: ...
+    def reducer(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        private: bool = False,
+        on_schedule: type[Row] | None = None,
+    ) -> Any:
+        """A function that clients call and that runs as one transaction.
+
+        `private`: clients cannot call it. `on_schedule`: runs for the rows of this schedule table when they are due.
+        """
+        return self._decorator("reducer", function, name, private, on_schedule, None)
+
+    @overload
+    def procedure(self, function: ProcedureFunction, /) -> ProcedureFunction: ...
+    @overload
+    def procedure(
+        self, /, *, name: str | None = None, private: bool = False, on_schedule: type[Row] | None = None
+    ) -> Callable[[ProcedureFunction], ProcedureFunction]: ...
+    def procedure(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        private: bool = False,
+        on_schedule: type[Row] | None = None,
+    ) -> Any:
+        """A function that may wait, answers with a value, and opens transactions with `ctx.with_tx`."""
+        return self._decorator("procedure", function, name, private, on_schedule, None)
+
+    @overload
+    def view(self, function: ViewFunction, /) -> ViewFunction: ...
+    @overload
+    def view(
+        self, /, *, name: str | None = None, primary_key: str | None = None
+    ) -> Callable[[ViewFunction], ViewFunction]: ...
+    def view(self, function: Any = None, /, *, name: str | None = None, primary_key: str | None = None) -> Any:
+        """A computed table that clients can read: list[Row], Row | None or Query[Row], for everybody
+        (AnonymousViewContext) or per caller (ViewContext).
+
+        `primary_key` is a column that is different in every row; clients then see updates instead of deletes and
+        inserts.
+        """
+        return self._decorator("view", function, name, False, None, primary_key)
+
+    def every(self, ms: float = 0, *, seconds: float = 0) -> Callable[[HookFunction], HookFunction]:
+        """Runs a function of the context alone again and again, from `init` on.
+
+        Makes a private schedule table `<function>_timer`; the host keeps one row in it.
+        """
+        interval = TimeDuration(round(ms * 1_000 + seconds * 1_000_000))
+
+        def decorate(function: HookFunction) -> HookFunction:
+            file, line = function_place(function)
+            name = f"{function.__name__}_timer"
+            metaclass: Any = type(Schedule)
+            timer = metaclass(pascal_case(name), (Schedule,), {"__module__": function.__module__})
+            timer.__declaration__ = Declaration(file, line, {}, {})
+            timer.__declaration__.class_name = timer.__name__
+            self._add_table(timer, timer, name, False, False, ())
+            self._repeats.append(RepeatSpec(name, interval))
+
+            def body(ctx: ReducerContext, _timer: object) -> None:
+                function(ctx)
+
+            self._add_function(
+                DeclaredFunction("reducer", function, body, function.__name__, False, {}, schedule=timer, every=True)
+            )
+            return function
+
+        return decorate
+
+    def row_filter(self, sql: str) -> None:
+        """Lets clients see only those rows of a public table that a query selects; several filters add up.
+
+        `:sender` is the caller's identity.
+        """
+        self._built = None
+        self._row_filters.append(sql)
+
+    def _add_hook(self, function: HookFunction, lifecycle: Lifecycle) -> HookFunction:
+        local_names = sys._getframe(2).f_locals
+        self._add_function(
+            DeclaredFunction("reducer", function, function, function.__name__, False, local_names, lifecycle=lifecycle)
+        )
+        return function
+
+    def _decorator(
+        self,
+        kind: FunctionKind,
+        function: Any,
+        name: str | None,
+        private: bool,
+        schedule: object,
+        primary_key: str | None,
+    ) -> Any:
+        frame = sys._getframe(2)
+        local_names = {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
+
+        def decorate(function: Any) -> Any:
+            own_name: str = getattr(function, "__name__", repr(function))
+            self._add_function(
+                DeclaredFunction(
+                    kind,
+                    function,
+                    function,
+                    name or own_name,
+                    name is not None,
+                    local_names,
+                    private=private,
+                    schedule=schedule,
+                    primary_key=primary_key,
+                )
+            )
+            return function
+
+        return decorate if function is None else decorate(function)
+
+    def _add_function(self, function: DeclaredFunction) -> None:
+        self._built = None
+        self._functions.append(function)
+
+    def _add_route(self, route: DeclaredRoute) -> None:
+        self._built = None
+        self._routes.append(route)
+
+    # -- the loaded module
+
+    def build(self) -> Built:
+        """Checks everything and returns all specs. Raises ModuleError with every problem."""
+        if self._built is None:
+            self._built = build(self.case, self._tables, self._functions, self._routes)
+        return self._built
+
+    def describe(self) -> RawModuleDefV10:
+        """The module's definition as clients and the schema room know it. Raises ModuleError with every problem."""
+        return definition(self.build(), self.case, self._row_filters)
+
+    @property
+    def tables(self) -> list[TableSpec]:
+        return self.build().tables
+
+    @property
+    def reducers(self) -> list[ReducerSpec]:
+        """Lifecycle and scheduled reducers among them, in the order of declaration, which is that of the definition."""
+        return self.build().reducers
+
+    @property
+    def procedures(self) -> list[ProcedureSpec]:
+        return self.build().procedures
+
+    @property
+    def views(self) -> list[ViewSpec]:
+        return self.build().views
+
+    @property
+    def handlers(self) -> list[HandlerSpec]:
+        """HTTP handlers."""
+        return self.build().handlers
+
+    @property
+    def routes(self) -> list[RouteSpec]:
+        """HTTP routes."""
+        return self.build().routes
+
+    @property
+    def row_filters(self) -> list[str]:
+        """SQL of the row filters."""
+        return list(self._row_filters)
+
+    @property
+    def repeats(self) -> list[RepeatSpec]:
+        """Schedule tables that the host keeps filled."""
+        return list(self._repeats)
