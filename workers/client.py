@@ -1,0 +1,293 @@
+"""A WebSocket client as its reader sees it, and the lane that moves its bytes.
+
+The lane is one trio task for all sockets of the process: it waits on a selector, reads every socket that has something,
+splits frames, hands messages to the database's link, and writes pre-framed bytes without waiting. A socket that would
+block keeps a backlog, written when the selector says so; a client whose backlog is too long is dropped.
+
+trio-websocket did the handshake and still owns the connection's control frames: pings and closes are passed to it, and
+what it sends goes out between our frames (see `websocket.py`).
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from spacetimedb.protocol import frames, v2
+from spacetimedb.types.special import ConnectionId, Identity
+
+if TYPE_CHECKING:
+    from spacetimedb.workers.database_link import DatabaseLink
+
+READ_BYTES: Final = 256 << 10
+MAX_BACKLOG_MESSAGES: Final = 16384
+"""Messages that wait for a socket that does not take them; then the client is dropped."""
+MAX_BACKLOG_BYTES: Final = 64 << 20
+MAX_UNANSWERED: Final = 16384
+"""Requests of one client that wait for execution; then it is closed with 1013."""
+PING_EVERY_S: Final = 15.0
+IDLE_LIMIT_S: Final = 30.0
+SWEEP_S: Final = 5.0
+
+CONNECTING, OPEN, CLOSING, GONE = range(4)
+
+
+class Client:
+    """State of one connection. Messages wait in `messages` until the link flushes the batch."""
+
+    __slots__ = (
+        "backlog",
+        "backlog_bytes",
+        "backlog_messages",
+        "close_code",
+        "close_reason",
+        "confirmed",
+        "connection_id",
+        "control",
+        "deferred",
+        "ended",
+        "held",
+        "horizon",
+        "identity",
+        "is_owner",
+        "last_received",
+        "link",
+        "messages",
+        "number",
+        "pending_calls",
+        "pinged_at",
+        "several",
+        "socket",
+        "splitter",
+        "state",
+        "token",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        link: DatabaseLink,
+        number: int,
+        identity: Identity,
+        connection_id: ConnectionId,
+        token: str,
+        several: bool,
+        confirmed: bool,
+        control: Callable[[bytes], None],
+    ) -> None:
+        self.socket = sock
+        self.link = link
+        self.number = number
+        self.identity = identity
+        self.is_owner = identity == link.owner
+        self.connection_id = connection_id
+        self.token = token
+        self.several = several
+        """v3: several messages in a frame."""
+        self.confirmed = confirmed
+        self.control = control
+        """Takes the bytes of a control frame that trio-websocket is to answer."""
+        self.splitter = frames.FrameSplitter()
+        self.state = CONNECTING
+        self.pending_calls = 0
+        self.deferred: deque[v2.ClientMessage] = deque()
+        """Messages that wait for the answers of earlier calls, or for the connection to be accepted."""
+        self.waiting = False
+        """The first deferred message waits for a table's refs."""
+        self.messages: list[bytes] = []
+        self.horizon = 0
+        """What must be durable before `messages` may be sent."""
+        self.held: deque[tuple[int, bytes]] = deque()
+        self.backlog: deque[memoryview] = deque()
+        self.backlog_bytes = 0
+        self.backlog_messages = 0
+        self.last_received = 0.0
+        self.pinged_at = 0.0
+        self.ended = trio.Event()
+        self.close_code: int | None = None
+        self.close_reason = ""
+
+
+class Lane:
+    """All WebSocket sockets of the reader. `run` is its task."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self.clients: set[Client] = set()
+        self.now = trio.current_time()
+        self.messages_sent = 0
+        self.bytes_sent = 0
+        self.dropped = 0
+
+    def add(self, client: Client) -> None:
+        """From now on the lane reads this socket."""
+        self.now = client.last_received = trio.current_time()
+        self.clients.add(client)
+        self._selector.register(client.socket, selectors.EVENT_READ, client)
+        self.send(client, frames.PING)
+        client.pinged_at = self.now
+
+    async def run(self) -> None:
+        """Moves bytes until cancelled."""
+        selector = self._selector
+        fd = selector.fileno()  # type: ignore[attr-defined]
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            self.now = trio.current_time()
+            links = set()
+            for key, events in selector.select(0):
+                client: Client = key.data
+                if events & selectors.EVENT_WRITE:
+                    self._send_backlog(client)
+                if events & selectors.EVENT_READ and client.state != GONE:
+                    self._read(client)
+                    links.add(client.link)
+            for link in links:
+                if link.outgoing:
+                    link.post()
+                if link.touched:
+                    link.flush()
+                while link.congested and not link.down:
+                    await link.room.wait()
+
+    def _read(self, client: Client) -> None:
+        try:
+            data = client.socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.drop(client)
+            return
+        client.last_received = self.now
+        violation = None
+        try:
+            found = client.splitter.feed(data)
+        except frames.FrameError as error:
+            violation = error
+            found = error.frames
+        for opcode, payload in found:
+            if opcode == frames.BINARY:
+                self._receive(client, payload)
+            elif opcode == frames.PONG_OPCODE:
+                client.pinged_at = 0.0
+            elif opcode == frames.TEXT:
+                self.close(client, v2.DECODE_ERROR_CLOSE, v2.TEXT_ON_V3 if client.several else v2.TEXT_ON_V2)
+            else:
+                if opcode == frames.CLOSE:
+                    client.state = max(client.state, CLOSING)
+                    client.link.leave(client)
+                client.control(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
+        if violation is not None:
+            if violation.close_code is None:
+                self.drop(client)
+            else:
+                self.close(client, violation.close_code, violation.text)
+
+    def _receive(self, client: Client, payload: bytes) -> None:
+        if client.state > OPEN:
+            return
+        try:
+            messages = v2.parse_messages(payload, client.several)
+        except v2.ClientDecodeError as error:
+            client.link.receive(client, error.messages)
+            self.close(client, error.close_code, error.text)
+            return
+        client.link.receive(client, messages)
+        if client.pending_calls + len(client.deferred) > MAX_UNANSWERED:
+            self.close(client, v2.TOO_MANY_REQUESTS_CLOSE, v2.TOO_MANY_REQUESTS)
+
+    # -- sending
+
+    def send(self, client: Client, data: bytes) -> None:
+        """Writes whole frames, or keeps them until the socket takes them. Never waits."""
+        if client.backlog:
+            self._keep(client, memoryview(data))
+            return
+        try:
+            sent = client.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.drop(client)
+            return
+        self.bytes_sent += sent
+        if sent < len(data):
+            self._keep(client, memoryview(data)[sent:])
+            if client in self.clients:
+                self._selector.modify(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
+
+    def _keep(self, client: Client, data: memoryview) -> None:
+        client.backlog.append(data)
+        client.backlog_bytes += len(data)
+        if len(client.backlog) > MAX_BACKLOG_MESSAGES or (
+            client.backlog_bytes > MAX_BACKLOG_BYTES and len(client.backlog) > 1
+        ):
+            self.dropped += 1
+            self.drop(client)
+
+    def _send_backlog(self, client: Client) -> None:
+        backlog = client.backlog
+        while backlog:
+            data = backlog[0]
+            try:
+                sent = client.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.drop(client)
+                return
+            self.bytes_sent += sent
+            client.backlog_bytes -= sent
+            if sent < len(data):
+                backlog[0] = data[sent:]
+                return
+            backlog.popleft()
+        if client in self.clients:
+            self._selector.modify(client.socket, selectors.EVENT_READ, client)
+
+    # -- ends
+
+    def close(self, client: Client, code: int, reason: str) -> None:
+        """Begins a closing handshake from our side; later messages of the client are not executed."""
+        if client.state < CLOSING:
+            client.state = CLOSING
+            client.close_code = code
+            client.close_reason = reason
+            client.link.flush_client(client)
+            client.link.leave(client)
+            client.ended.set()
+
+    def drop(self, client: Client) -> None:
+        """Cuts the connection. Calling it again does nothing."""
+        if client.state == GONE:
+            return
+        client.state = GONE
+        if client in self.clients:
+            self.clients.discard(client)
+            self._selector.unregister(client.socket)
+        client.backlog.clear()
+        client.messages.clear()
+        client.held.clear()
+        client.link.leave(client)
+        client.ended.set()
+
+    async def keep_alive(self) -> None:
+        """Pings every client that answered the last ping, and drops those that have been silent for too long."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = self.now = trio.current_time()
+            for client in list(self.clients):
+                silent_s = now - client.last_received
+                if silent_s > IDLE_LIMIT_S:
+                    self.drop(client)
+                elif silent_s >= PING_EVERY_S - SWEEP_S and not client.pinged_at:
+                    client.pinged_at = now
+                    self.send(client, frames.PING)

@@ -1,0 +1,643 @@
+"""A reader's end of one database: requests out through the mailbox, commits in through the ring, answers to clients.
+
+Everything here is synchronous; the reader's tasks call `receive` (messages of a client), `pump` (the bell rang) and
+`flush`. Order is kept by doing everything at an exact place of the ring: a Subscribe is executed between two records,
+after the answers to the client's earlier calls, and sees exactly the rows of that place.
+
+Before a Subscribe or a query the ring is pumped to its head. Whatever a client may have heard of, over any connection and
+reader, was in the ring before it heard it, so it is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct as Layout
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from spacetimedb.hosts import mail
+from spacetimedb.hosts.mail import Outcome
+from spacetimedb.memory import control as words
+from spacetimedb.memory.control import ControlBlock
+from spacetimedb.memory.doorbell import Doorbell
+from spacetimedb.memory.heap import RowReader
+from spacetimedb.memory.mailbox import MailboxWriter
+from spacetimedb.memory.region import Region
+from spacetimedb.memory.ring import ReaderDropped, RingReader
+from spacetimedb.protocol import v2
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
+from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown, Subscriptions
+from spacetimedb.types.special import Identity
+from spacetimedb.workers.catalog import DatabaseCatalog
+from spacetimedb.workers.client import CLOSING, CONNECTING, OPEN, Client, Lane
+from spacetimedb.workers.live_rows import LiveRows
+from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_DRAIN_BYTES: Final = 8 << 20
+"""Bytes taken from the ring at once."""
+
+_COMMIT: Final = Layout("<IBBHQqHHIII")
+"""Head of a commit record up to the duration."""
+_U32: Final = Layout("<I")
+_OK: Final = Layout("<BIqBII")
+"""ReducerResult Ok with no return value and no query sets."""
+
+
+class Refused(Exception):
+    """The database's `client_connected` refused an HTTP caller, or it is gone. `panicked`: with an exception."""
+
+    def __init__(self, text: str, panicked: bool) -> None:
+        super().__init__(text)
+        self.text = text
+        self.panicked = panicked
+
+
+class DatabaseGone(Exception):
+    """The database stopped while the request waited."""
+
+
+class Waiter:
+    """A request over HTTP: set once with the outcome that ended it."""
+
+    __slots__ = ("body", "done", "duration_us", "event", "horizon", "number", "outcome", "refused")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.event = trio.Event()
+        self.done = False
+        self.outcome: Outcome | None = None
+        """None: committed."""
+        self.body = b""
+        self.duration_us = 0
+        self.horizon = 0
+        self.refused = False
+
+    def finish(self, outcome: Outcome | None, body: bytes, duration_us: int, horizon: int) -> None:
+        """Sets the outcome and wakes the request."""
+        if not self.done:
+            self.done = True
+            self.outcome, self.body, self.duration_us, self.horizon = outcome, body, duration_us, horizon
+            self.event.set()
+
+
+class DatabaseLink:
+    """See the head of the module. `statistics` counts what happened since the reader started."""
+
+    def __init__(self, lane: Lane, reader: int, up: DatabaseUp, fds: list[int]) -> None:
+        self.lane = lane
+        self.reader = reader
+        self.identity = Identity(up.identity)
+        self.owner = Identity(up.owner)
+        control, ring, heap, mailbox = map(Region.attach, fds[:4])
+        self._regions = [control, ring, heap, mailbox]
+        self.control = ControlBlock(control)
+        self._ring = RingReader(ring, reader + 1)
+        self._heap = RowReader(heap)
+        self._mailbox = MailboxWriter(mailbox)
+        self._actor_bell = Doorbell.attach(*fds[4 : 4 + BELL_FDS])
+        self.up = up
+        self.catalog = DatabaseCatalog(up)
+        self.clients: dict[int, Client] = {}
+        self.waiters: dict[int, Waiter] = {}
+        self._next_number = 1
+        self.outgoing: list[bytes] = []
+        """Mailbox records of this round."""
+        self.congested = False
+        """The mailbox was full: nothing is read from clients until there is room."""
+        self.room = trio.Event()
+        self.down = False
+        self.touched: set[Client] = set()
+        """Clients with unsent messages."""
+        self._holding: set[Client] = set()
+        """Clients with messages that wait until they are durable."""
+        self.durable = 0
+        self.durable_changed = trio.Event()
+        self._rows: dict[int, LiveRows] = {}
+        self._asked: dict[int, list[Callable[[], None]]] = {}
+        """Tables whose refs the actor was asked for, with what to do then."""
+        self.subscriptions = Subscriptions(self)
+        self._frames: dict[int, bytes] = {}
+        """Framed form of messages that several clients get, by id of the message; for one batch."""
+        self._shared: list[bytes] = []
+        self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
+        self.calls_received = 0
+        self.messages_sent = 0
+        self.drained_log_position = 0
+
+    # -- rows, as the subscriptions see them (RowSource)
+
+    def rows(self, table_id: int) -> list[bytes]:
+        """All rows of a table at this place of the ring."""
+        return self._rows[table_id].rows()
+
+    def concat(self, table_id: int) -> tuple[bytes, int, list[int] | int]:
+        """All rows back to back, their number, and the length of each or of all."""
+        rows = self._rows[table_id].rows()
+        lengths = list(map(len, rows))
+        return b"".join(rows), len(rows), lengths
+
+    def row_count(self, table_id: int) -> int:
+        """Number of rows of a table at this place of the ring."""
+        return len(self._rows[table_id])
+
+    # -- clients
+
+    def new_number(self) -> int:
+        """A number for a connection or a request; unique as long as anybody remembers it."""
+        self._next_number = self._next_number % 0xFFFFFFFF + 1
+        return self._next_number
+
+    def connect(self, client: Client, claims: str) -> None:
+        """Announces a client to the actor; it is greeted, or dropped, when the answer comes."""
+        self.clients[client.number] = client
+        body = bytes(client.identity) + bytes(client.connection_id) + claims.encode()
+        self.outgoing.append(mail.request(mail.CONNECT, 0, client.number, 0, body))
+        self.post()
+
+    def leave(self, client: Client) -> None:
+        """A client is gone, or is going: it gets nothing more and the actor hears of it. Idempotent."""
+        if self.clients.pop(client.number, None) is None:
+            return
+        client.deferred.clear()
+        self.touched.discard(client)
+        self._holding.discard(client)
+        self.subscriptions.drop_client(client.number)
+        self._forget_unused_tables()
+        if not self.down:
+            self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
+            self.post()
+
+    def receive(self, client: Client, messages: Iterable[v2.ClientMessage]) -> None:
+        """Messages of a client, in order. Calls go out with the next `post`; the rest is executed in its turn."""
+        reducer_ids = self.catalog.reducer_ids
+        outgoing, number = self.outgoing, client.number
+        for message in messages:
+            if client.deferred or client.state == CONNECTING:
+                client.deferred.append(message)
+            elif message[0] == v2.CALL_REDUCER:
+                _tag, request_id, name, args = message
+                client.pending_calls += 1
+                reducer_id = reducer_ids.get(name)
+                if reducer_id is None:
+                    outgoing.append(mail.request(mail.CALL, mail.BY_NAME, number, request_id, mail.named(name, args)))
+                else:
+                    outgoing.append(mail.request(mail.CALL, reducer_id, number, request_id, args))
+                self.calls_received += 1
+            elif message[0] == v2.CALL_PROCEDURE:
+                _tag, request_id, name, args = message
+                outgoing.append(mail.request(mail.PROCEDURE, 0, number, request_id, mail.named(name, args)))
+            elif client.pending_calls:
+                client.deferred.append(message)
+            else:
+                self.pump()
+                if client.state != OPEN:
+                    return
+                if client.deferred or client.pending_calls or not self._execute(client, message):
+                    client.deferred.append(message)
+
+    def _run_deferred(self, client: Client) -> None:
+        """Executes what waited, as far as it can be, at the present place of the ring."""
+        client.waiting = False
+        deferred = client.deferred
+        while deferred and client.state == OPEN:
+            message = deferred[0]
+            if message[0] in (v2.CALL_REDUCER, v2.CALL_PROCEDURE):
+                deferred.popleft()
+                rest, client.deferred = deferred, type(deferred)()
+                self.receive(client, (message,))
+                client.deferred = rest
+                deferred = rest
+            elif client.pending_calls or not self._execute(client, message):
+                return
+            else:
+                deferred.popleft()
+
+    def _execute(self, client: Client, message: v2.ClientMessage) -> bool:
+        """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
+        if message[0] == v2.SUBSCRIBE:
+            return self._subscribe(client, message)
+        if message[0] == v2.UNSUBSCRIBE:
+            return self._unsubscribe(client, message)
+        return self._one_off(client, message)
+
+    def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
+        _tag, request_id, set_id, texts = message
+        catalog = self.catalog.for_caller(client.identity)
+        try:
+            if self.subscriptions.has_set(client.number, set_id):
+                raise QuerySetInUse
+            queries = self.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
+            if not self._have_tables(client, {t for query in queries for t in query.stored_tables}):
+                return False
+            rows = self.subscriptions.subscribe(client.number, set_id, queries)
+        except QuerySetInUse:
+            text = f"Subscription with id QuerySetId {{ id: {set_id} }} already exists for client: {_who(client)}"
+            self._tell(client, v2.subscription_error(request_id, set_id, text))
+        except SqlError as error:
+            self._tell(client, v2.subscription_error(request_id, set_id, str(error)))
+        else:
+            self._tell(client, v2.subscribe_applied(request_id, set_id, rows), self.position_horizon)
+        return True
+
+    def _unsubscribe(self, client: Client, message: v2.Unsubscribe) -> bool:
+        _tag, request_id, set_id, send_dropped = message
+        try:
+            if send_dropped and not self._have_tables(client, self.subscriptions.tables_of(client.number, set_id)):
+                return False
+            rows = self.subscriptions.unsubscribe(client.number, set_id, send_dropped)
+        except QuerySetUnknown:
+            if self.subscriptions.has_client(client.number):
+                text = f"Subscription not found: ({_who(client)}, QuerySetId {{ id: {set_id} }})"
+            else:
+                text = f"Client not found: {_who(client)}"
+            self._tell(client, v2.subscription_error(request_id, set_id, text))
+        else:
+            self._tell(client, v2.unsubscribe_applied(request_id, set_id, rows), self.position_horizon)
+            self._forget_unused_tables()
+        return True
+
+    def _one_off(self, client: Client, message: v2.OneOffQuery) -> bool:
+        _tag, request_id, text = message
+        catalog = self.catalog.for_caller(client.identity)
+        try:
+            query = self.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
+            if not self._have_tables(client, query.stored_tables):
+                return False
+            table = self.subscriptions.one_off_rows(query)
+        except SqlError as error:
+            self._tell(client, v2.one_off_err(request_id, str(error)))
+        else:
+            self._tell(client, v2.one_off_ok(request_id, [table]), self.position_horizon)
+            self._forget_unused_tables()
+        return True
+
+    def _tell(self, client: Client, message: bytes, horizon: int = 0) -> None:
+        client.messages.append(message)
+        if horizon > client.horizon:
+            client.horizon = horizon
+        self.touched.add(client)
+
+    # -- tables
+
+    def _have_tables(self, client: Client, table_ids: Iterable[int]) -> bool:
+        """Whether all tables are known here; if not, they are asked for and the client goes on when they come."""
+        missing = [t for t in table_ids if t not in self._rows]
+        if missing:
+            client.waiting = True
+            self._ask(missing[0], lambda: self._run_deferred(client))
+        return not missing
+
+    def _ask(self, table_id: int, then: Callable[[], None]) -> None:
+        waiting = self._asked.get(table_id)
+        if waiting is None:
+            self._asked[table_id] = [then]
+            self.outgoing.append(mail.request(mail.REFS, 0, 0, 0, _U32.pack(table_id)))
+            self.post()
+        else:
+            waiting.append(then)
+
+    async def with_tables(self, table_ids: Iterable[int]) -> None:
+        """Waits until all tables are known here; they are as long as nothing else runs (no await in between)."""
+        while missing := [t for t in table_ids if t not in self._rows]:
+            if self.down:
+                raise DatabaseGone
+            event = trio.Event()
+            self._ask(missing[0], event.set)
+            await event.wait()
+        self.pump()
+
+    def _forget_unused_tables(self) -> None:
+        if len(self._rows) > len(self.subscriptions.tables):
+            for table_id in [t for t in self._rows if t not in self.subscriptions.tables]:
+                if table_id not in self._asked:
+                    del self._rows[table_id]
+
+    # -- the mailbox
+
+    def post(self) -> None:
+        """Sends this round's requests. A full mailbox leaves them here and sets `congested`."""
+        if self.congested or not self.outgoing:
+            return
+        data = b"".join(self.outgoing)
+        if len(data) > self._mailbox.capacity // 2:
+            self._post_singly()
+            return
+        if not self._mailbox.send_batch(data):
+            if self._mailbox.prepare_wait():
+                self.congested = True
+                self.room = trio.Event()
+                return
+            self._mailbox.send_batch(data)
+        self.outgoing.clear()
+        if self._mailbox.take_sleeper():
+            self._actor_bell.ring()
+
+    def _post_singly(self) -> None:
+        for done, record in enumerate(self.outgoing):
+            if not self._mailbox.send_batch(record) and (
+                self._mailbox.prepare_wait() or not self._mailbox.send_batch(record)
+            ):
+                del self.outgoing[:done]
+                self.congested = True
+                self.room = trio.Event()
+                break
+        else:
+            self.outgoing.clear()
+        if self._mailbox.take_sleeper():
+            self._actor_bell.ring()
+
+    # -- the ring
+
+    position_horizon = 0
+    """Number of logged transactions up to this place of the ring."""
+
+    def pump(self) -> bool:
+        """Processes everything in the ring, releases what has become durable. False if there was nothing."""
+        if self.down:
+            return False
+        worked = False
+        try:
+            while data := self._ring.drain(MAX_DRAIN_BYTES):
+                worked = True
+                self._process(data)
+                if self._ring.advance():
+                    self._actor_bell.ring()
+        except ReaderDropped:
+            raise
+        durable = self.control.words[words.DURABLE]
+        if durable != self.durable:
+            self.durable = durable
+            event, self.durable_changed = self.durable_changed, trio.Event()
+            event.set()
+            if self._holding:
+                self._release()
+        return worked
+
+    def prepare_sleep(self) -> bool:
+        """Whether the reader may wait for its bell."""
+        return self._ring.prepare_sleep()
+
+    def awake(self) -> None:
+        """The reader's bell rang; room in the mailbox may have been what it rang for."""
+        self._ring.awake()
+        if self.congested:
+            self.congested = False
+            self.post()
+            if not self.congested:
+                self.room.set()
+
+    def _process(self, data: bytes) -> None:
+        """All records of `data` in order: the hot loop of the way out."""
+        at, end = 0, len(data)
+        head, length_of, ok = _COMMIT.unpack_from, _U32.unpack_from, _OK.pack
+        clients, touched = self.clients, self.touched
+        reader = self.reader
+        while at < end:
+            kind = data[at + 4]
+            if kind == COMMIT:
+                length, _, flags, tables, horizon, timestamp, caller, reducer, number, request_id, duration = head(
+                    data, at
+                )
+                self.position_horizon = horizon
+                update = None
+                if tables:
+                    groups = self._changes(data, at, tables, flags)
+                    if groups:
+                        update = self._spread(groups, number if caller == reader else 0, horizon)
+                if caller == reader and reducer != NO_REDUCER:
+                    client = clients.get(number)
+                    if client is not None:
+                        if update is None:
+                            client.messages.append(ok(6, request_id, timestamp, 0, 0, 0))
+                        else:
+                            client.messages.append(v2.reducer_result_ok(request_id, timestamp, update))
+                        if horizon > client.horizon:
+                            client.horizon = horizon
+                        touched.add(client)
+                        client.pending_calls -= 1
+                        if client.deferred and not client.pending_calls and not client.waiting:
+                            self._run_deferred(client)
+                    elif self.waiters:
+                        waiter = self.waiters.get(number)
+                        if waiter is not None:
+                            waiter.finish(None, b"", duration, horizon)
+                at += length
+            else:
+                (length,) = length_of(data, at)
+                self._other(kind, data[at : at + length])
+                at += length
+
+    def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, list[int]]]:
+        """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
+        known = self._rows
+        if not known and not self.subscriptions.tables:
+            return []
+        subscribed = self.subscriptions.tables
+        first = at + HEADER_BYTES
+        ids = [_U32.unpack_from(data, first + i * ENTRY_BYTES)[0] for i in range(tables)]
+        if not any(t in known or t in subscribed for t in ids):
+            return []
+        found = changes(data, at, tables)
+        for change in found:
+            rows = known.get(change.table_id)
+            if rows is not None and change.deletes is not change.inserts:
+                rows.change(change)
+        if flags & SILENT:
+            return []
+        return self.subscriptions.evaluate(found)
+
+    def _spread(self, groups: list[tuple[bytes, list[int]]], caller: int, horizon: int) -> bytes | None:
+        """Queues a TransactionUpdate for everybody in the groups but the caller, whose update is returned."""
+        own = None
+        clients, touched, shared = self.clients, self.touched, self._shared
+        for update, numbers in groups:
+            message = b"\x04" + update
+            shared.append(message)
+            for number in numbers:
+                if number == caller:
+                    own = update
+                    continue
+                client = clients.get(number)
+                if client is not None:
+                    client.messages.append(message)
+                    if horizon > client.horizon:
+                        client.horizon = horizon
+                    touched.add(client)
+        return own
+
+    def _other(self, kind: int, record: bytes) -> None:
+        if kind == mail.ANSWER:
+            self._answer(record)
+        elif kind == mail.REFS_READY:
+            _length, _kind, table_id, _zero, block = mail.REFS_READY_RECORD.unpack(record)
+            waiting = self._asked.pop(table_id, None)
+            if waiting is not None:
+                self._rows[table_id] = LiveRows(self._heap, self._heap.row(block))
+                for then in waiting:
+                    then()
+        elif kind == mail.LOG_LINES:
+            self._follow_log(record)
+        elif kind == mail.SPILLED:
+            self._process(self._heap.row(mail.SPILLED_RECORD.unpack(record)[2]))
+
+    def _answer(self, record: bytes) -> None:
+        _, _, outcome, caller, number, request_id, horizon, timestamp, size, duration = mail.ANSWER_HEAD.unpack_from(record)
+        if caller != self.reader:
+            return
+        body = record[40 : 40 + size]
+        waiter = self.waiters.get(number)
+        if waiter is not None:
+            if outcome == Outcome.REFUSED:
+                waiter.refused = True
+            if outcome != Outcome.CONNECTED:
+                waiter.finish(Outcome(outcome), body, duration, horizon)
+            return
+        client = self.clients.get(number)
+        if client is None:
+            return
+        if outcome == Outcome.CONNECTED:
+            client.state = OPEN
+            self._tell(client, v2.initial_connection(client.identity, client.connection_id, client.token))
+            self._run_deferred(client)
+            return
+        if outcome == Outcome.REFUSED:
+            self.lane.drop(client)
+            return
+        if outcome == Outcome.RETURNED:
+            self._tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
+            return
+        text = body.decode()
+        if outcome in (Outcome.PROCEDURE_FAILED, Outcome.NO_SUCH_PROCEDURE, Outcome.BAD_PROCEDURE_ARGUMENTS):
+            self._tell(client, v2.procedure_result_internal(request_id, text))
+            return
+        if outcome == Outcome.ERROR:
+            self._tell(client, v2.reducer_result_err(request_id, timestamp, text))
+        else:
+            self._tell(client, v2.reducer_result_internal(request_id, timestamp, text))
+        client.pending_calls -= 1
+        if client.deferred and not client.pending_calls and not client.waiting:
+            self._run_deferred(client)
+
+    def _follow_log(self, record: bytes) -> None:
+        if self.log_followers:
+            _length, _kind, padding, _zero = mail.LOG_LINES_HEAD.unpack_from(record)
+            lines = record[8 : len(record) - padding]
+            for follower in list(self.log_followers):
+                try:
+                    follower.send_nowait(lines)
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    pass  # a follower that does not read loses lines
+
+    # -- out to the sockets
+
+    def flush(self) -> None:
+        """Frames and sends the messages of all touched clients; unconfirmed or durable ones at once, the rest later."""
+        while self.touched:
+            client = self.touched.pop()
+            self.flush_client(client)
+        self._frames.clear()
+        self._shared.clear()
+
+    def flush_client(self, client: Client) -> None:
+        """Frames and sends the messages of one client."""
+        messages = client.messages
+        if not messages:
+            return
+        self.messages_sent += len(messages)
+        if len(messages) == 1:
+            message = messages[0]
+            data = self._frames.get(id(message))
+            if data is None:
+                data = v2.pack_v2(messages)
+                if message[0] == 4:
+                    # Shared by several clients; `_shared` keeps it alive, so its id stays its own during this batch.
+                    self._frames[id(message)] = data
+        elif client.several:
+            data = v2.pack_v3(messages)
+        else:
+            data = v2.pack_v2(messages)
+        client.messages = []
+        if client.confirmed and (client.held or client.horizon > self.durable):
+            client.held.append((client.horizon, data))
+            self._holding.add(client)
+        else:
+            self.lane.send(client, data)
+
+    def _release(self) -> None:
+        """Sends what waited for the durable offset, in order."""
+        durable = self.durable
+        for client in list(self._holding):
+            held = client.held
+            parts = []
+            while held and held[0][0] <= durable:
+                parts.append(held.popleft()[1])
+            if parts:
+                self.lane.send(client, parts[0] if len(parts) == 1 else b"".join(parts))
+            if not held:
+                self._holding.discard(client)
+
+    # -- requests over HTTP
+
+    def waiter(self) -> Waiter:
+        """A place for the answers to one HTTP request."""
+        waiter = Waiter(self.new_number())
+        self.waiters[waiter.number] = waiter
+        return waiter
+
+    async def request(self, identity: Identity, connection_id: bytes, claims: str, requests: list[bytes], waiter: Waiter) -> None:
+        """Connects, sends the requests, disconnects; returns when the last is answered. Raises Refused, DatabaseGone."""
+        connect = bytes(identity) + connection_id + claims.encode()
+        self.outgoing.append(mail.request(mail.CONNECT, 0, waiter.number, 0, connect))
+        self.outgoing += requests
+        self.outgoing.append(mail.request(mail.DISCONNECT, 0, waiter.number, 0, b""))
+        self.post()
+        try:
+            with trio.CancelScope(shield=True):
+                await waiter.event.wait()
+        finally:
+            self.waiters.pop(waiter.number, None)
+        if waiter.outcome is None and self.down:
+            raise DatabaseGone
+
+    async def wait_durable(self, horizon: int) -> None:
+        """Waits until so many transactions are durable."""
+        while self.durable < horizon:
+            if self.down:
+                raise DatabaseGone
+            await self.durable_changed.wait()
+
+    # -- the end
+
+    def update(self, up: DatabaseUp) -> None:
+        """Another program over the same tables."""
+        self.up = up
+        self.catalog = DatabaseCatalog(up)
+
+    def go_down(self) -> None:
+        """The database stopped: everybody is closed, everything that waits is woken."""
+        self.down = True
+        for client in list(self.clients.values()):
+            self.lane.close(client, v2.MODULE_EXITED_CLOSE, v2.MODULE_EXITED)
+        for waiter in self.waiters.values():
+            waiter.event.set()
+        for waiting in self._asked.values():
+            for then in waiting:
+                then()
+        self.room.set()
+        self.durable_changed.set()
+        for follower in self.log_followers:
+            follower.close()
+        self.log_followers.clear()
+        for region in self._regions:
+            region.close()
+        self._actor_bell.close()
+
+
+def _who(client: Client) -> str:
+    """A client as upstream's texts name it."""
+    return f"(Identity({client.identity.to_hex()}), ConnectionId({client.connection_id.to_hex()}))"
