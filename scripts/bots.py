@@ -83,7 +83,7 @@ class Board:
                         self.apply(update.table, rows.inserts.rows())
 
     def direction(self, identity: bytes) -> tuple[float, float] | None:
-        """Where a player should go: away from bigger circles nearby, else to something to eat. None: not on the board."""
+        """Where a player should go: away from danger nearby, else to something to eat. None: not on the board."""
         player = self.players.get(identity)
         mine = [entity for entity, owner in self.circles.items() if owner == player and entity in self.entities]
         if player is None or not mine:

@@ -1,8 +1,8 @@
 """What is uploaded for a module.
 
 A single `.py` file travels as it is. A package directory (with `__init__.py`) becomes a zip that depends on nothing but
-names and contents: entries sorted by path, stored with one fixed time and mode, no bytecode, no hidden files. The server's
-program hash is the hash of these bytes, so publishing unchanged source is no update.
+names and contents: entries sorted by path, stored with one fixed time and mode, no bytecode, no hidden files. The
+server's program hash is the hash of these bytes, so publishing unchanged source is no update.
 """
 
 from __future__ import annotations

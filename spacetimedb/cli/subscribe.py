@@ -6,20 +6,22 @@ A line is `{"TABLE": {"deletes": [ROW...], "inserts": [ROW...]}, ...}`; rows are
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from .api import Server, refused_text
+from ..protocol import v2_client as v2
+from .api import Server
 from .options import OptionalValues, Settings, anonymous_option, pass_settings, server_option, yes_option
 from .schema import Schema
 
-MAXIMUM_MESSAGE_BYTES = 512 * 1024 * 1024
-SUBPROTOCOLS = ("v3.bsatn.spacetimedb", "v2.bsatn.spacetimedb")
+if TYPE_CHECKING:
+    from .session import Session
 
 RowPrinter = Callable[[bytes], Any]
+Changes = dict[str, dict[str, list[Any]]]
 
 
 @click.command(cls=OptionalValues, short_help="Print changes as they happen.")
@@ -50,13 +52,98 @@ def subscribe(
     identity = target.resolve(database)
     printers = row_printers(Schema(target.schema(identity)))
     target.close()
+    watch = Watch(
+        target=target,
+        identity=identity,
+        queries=queries,
+        printers=printers,
+        num_updates=num_updates,
+        print_initial_update=print_initial_update,
+        confirmed=confirmed,
+    )
     import trio  # heavy: only this command needs it
 
-    watch = _Watch(target, identity, queries, printers, num_updates, print_initial_update, confirmed)
-    with trio.CancelScope() if timeout is None else trio.CancelScope():
-        trio.run(watch.run, timeout)
-    if watch.timed_out:
+    async def limited() -> bool:
+        with trio.move_on_after(timeout if timeout is not None else float("inf")) as scope:
+            await watch.run()
+        return scope.cancelled_caught
+
+    try:
+        timed_out = trio.run(limited)
+    except KeyboardInterrupt:
+        return
+    if timed_out:
         click.echo(f"timed out after {timeout:g}s", err=True)
+
+
+class Watch(msgspec.Struct, kw_only=True):
+    """One run of `subscribe`; `identity` is the database's, in hex."""
+
+    target: Server
+    identity: str
+    queries: Sequence[str]
+    printers: dict[str, RowPrinter]
+    num_updates: int | None
+    print_initial_update: bool
+    confirmed: bool | None
+    printed: int = 0
+
+    async def run(self) -> None:
+        """Until so many updates are printed. ClickException if the server refuses, errs or goes away."""
+        from .session import SessionLost, SessionRefused, open_session
+
+        try:
+            async with open_session(
+                self.target.url, self.identity, token=self.target.token, confirmed=self.confirmed
+            ) as session:
+                await self._watch(session)
+        except (SessionRefused, SessionLost) as error:
+            raise click.ClickException(str(error)) from None
+
+    async def _watch(self, session: Session) -> None:
+        await session.send(v2.subscribe(session.next_request(), 1, self.queries))
+        while True:
+            for message in await session.receive():
+                if isinstance(message, v2.SubscriptionError):
+                    asked = "; ".join(self.queries)
+                    raise click.ClickException(
+                        f"encountered error in initial subscribe: {message.error}, executing: `{asked}`"
+                    )
+                if isinstance(message, v2.SubscribeApplied) and self.print_initial_update:
+                    self._print(self.initial(message))
+                elif isinstance(message, v2.TransactionUpdate):
+                    self._print(self.changes(message.query_sets))
+                    self.printed += 1
+                    if self.printed == self.num_updates:
+                        return
+
+    @staticmethod
+    def _print(changes: Changes) -> None:
+        click.echo(json.dumps(changes, ensure_ascii=False, separators=(",", ":")))
+
+    def initial(self, message: v2.SubscribeApplied) -> Changes:
+        changes: Changes = {}
+        for table in message.tables:
+            self._add(changes, table.table, inserts=table.rows.rows())
+        return changes
+
+    def changes(self, query_sets: Iterable[v2.QuerySetUpdate]) -> Changes:
+        changes: Changes = {}
+        for table in (table for query_set in query_sets for table in query_set.tables):
+            for rows in table.rows:
+                if isinstance(rows, v2.EventRows):
+                    self._add(changes, table.table, inserts=rows.events.rows())
+                else:
+                    self._add(changes, table.table, deletes=rows.deletes.rows(), inserts=rows.inserts.rows())
+        return changes
+
+    def _add(
+        self, changes: Changes, table: str, *, deletes: Sequence[bytes] = (), inserts: Sequence[bytes] = ()
+    ) -> None:
+        entry = changes.setdefault(table, {"deletes": [], "inserts": []})
+        printer = self.printers.get(table, bytes.hex)  # a table made after we read the schema: its bytes
+        entry["deletes"] += map(printer, deletes)
+        entry["inserts"] += map(printer, inserts)
 
 
 def row_printers(schema: Schema) -> dict[str, RowPrinter]:

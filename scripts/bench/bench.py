@@ -1,0 +1,275 @@
+"""All benchmarks in one run: a server of its own, the official npm client, one table and a JSON file.
+
+    scripts/bench/run [--only transfer,fanout,...] [--seconds 20] [--json FILE] [--url URL --server-pid PID]
+
+Every figure that depends on the machine stands next to one measured in the same run: throughput is quoted over the echo
+floor (a bare Node WebSocket server), latency next to one fdatasync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SAMPLES = ROOT / "scripts" / "samples"
+sys.path.insert(0, str(ROOT / "tests"))
+
+from server_process import ServerProcess, descendants  # noqa: E402
+
+IDLE_CONNECTIONS = 1000
+IDLE_CPU_SECONDS = 10.0
+Figures = dict[str, Any]
+
+
+class Goal:
+    """What a figure should reach; `upstream` is the Rust server's on such a machine."""
+
+    def __init__(self, benchmark: str, figure: str, limit: float, upstream: str, *, at_least: bool = False) -> None:
+        self.benchmark, self.figure, self.limit, self.upstream, self.at_least = (
+            benchmark,
+            figure,
+            limit,
+            upstream,
+            at_least,
+        )
+
+    def holds(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def text(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
+
+
+GOALS = [
+    Goal("transfer", "failed", 0, "0"),
+    Goal("transfer", "tps_over_floor", 0.40, "0.60-0.69", at_least=True),
+    Goal("transfer", "server_cpu_s_per_1000_tx", 0.025, "0.015"),
+    Goal("sequential", "p50_over_limit", 1.0, "p50 1.5 ms"),
+    Goal("fanout", "missing_rows", 0, "0"),
+    Goal("fanout", "age_p99_ms", 30, "12"),
+    Goal("fanout", "server_cpu_s_per_1000_messages", 0.015, "0.021"),
+    Goal("fanout-500", "missing_rows", 0, "0"),
+    Goal("fanout-500", "server_cpu_s_per_1000_messages", 0.064, "0.064"),
+    Goal("idle", "resident_mb", 160, "-"),
+    Goal("idle", "cpu_percent", 1.0, "-"),
+    Goal("connections", "mb_per_1000", 60, "182"),
+]
+
+
+def node(script: str, **options: Any) -> Figures:
+    """Runs one of the .mjs benchmarks and returns the JSON that it prints."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    done = subprocess.run(["node", script, *arguments], cwd=HERE, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{script} failed:\n{done.stderr or done.stdout}")
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def fdatasync_ms(folder: Path) -> float:
+    """Median of 200 fdatasyncs after an append of 100 bytes, in the folder where the server writes."""
+    times = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(200):
+            file.write(bytes(100))
+            file.flush()
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - begun)
+    return sorted(times)[len(times) // 2] * 1000
+
+
+def resident_kb(pid: int) -> int:
+    """Proportional set size of the process tree: pages shared between its processes count once."""
+    total = 0
+    for process in descendants(pid):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of the process tree so far."""
+    ticks = 0
+    for process in descendants(pid):
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Bench:
+    """One run against one server."""
+
+    def __init__(self, server: ServerProcess, seconds: int) -> None:
+        self.server, self.seconds = server, seconds
+        self.fdatasync_ms = fdatasync_ms(server.root)
+
+    def idle(self) -> Figures:
+        """Memory and CPU of a server with one database that nobody uses."""
+        before, begun = cpu_seconds(self.server.pid), time.perf_counter()
+        time.sleep(IDLE_CPU_SECONDS)
+        used = (cpu_seconds(self.server.pid) - before) / (time.perf_counter() - begun)
+        return {
+            "resident_mb": round(resident_kb(self.server.pid) / 1000, 1),
+            "processes": len(list(descendants(self.server.pid))),
+            "cpu_percent": round(used * 100, 2),
+        }
+
+    def transfer(self) -> Figures:
+        return node("transfer.mjs", **self._common("bank"), connections=64, inflight=40)
+
+    def transfer_skewed(self) -> Figures:
+        return node("transfer.mjs", **self._common("bank"), connections=64, inflight=40, alpha=1.5)
+
+    def sequential(self) -> Figures:
+        figures = node("transfer.mjs", **self._common("bank"), connections=1, inflight=1, no_floor=True)
+        limit = 2 * self.fdatasync_ms + 1.5
+        return figures | {
+            "fdatasync_ms": round(self.fdatasync_ms, 3),
+            "p50_over_limit": round(figures["p50_ms"] / limit, 3),
+        }
+
+    def fanout(self) -> Figures:
+        return self._fanout(subscribers=200, moved=20, rate=20)
+
+    def fanout_500(self) -> Figures:
+        return self._fanout(subscribers=50, moved=500, rate=20)
+
+    def connections(self) -> Figures:
+        """Memory of 1,000 open connections that subscribe to nothing."""
+        before = resident_kb(self.server.pid)
+        command = [
+            "node",
+            "idle.mjs",
+            "--url",
+            self.server.ws_url,
+            "--db",
+            "ticker",
+            "--connections",
+            str(IDLE_CONNECTIONS),
+        ]
+        with subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout is not None
+            assert client.stdin is not None
+            opened = json.loads(client.stdout.readline())
+            after = resident_kb(self.server.pid)
+            client.stdin.close()
+        return opened | {"mb_per_1000": round((after - before) / 1000 * 1000 / IDLE_CONNECTIONS, 1)}
+
+    def _fanout(self, **options: int) -> Figures:
+        figures = node("fanout.mjs", **self._common("ticker"), **options)
+        return figures | {f"age_{name}": value for name, value in figures["age"].items()}
+
+    def _common(self, database: str) -> dict[str, Any]:
+        return {"url": self.server.ws_url, "db": database, "server_pid": self.server.pid, "seconds": self.seconds}
+
+
+def environment(bench: Bench) -> Figures:
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(": ")[2]
+            break
+    node_version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "node": node_version,
+        "fdatasync_ms": round(bench.fdatasync_ms, 3),
+        "time": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def show(console: Console, results: dict[str, Figures], machine: Figures) -> None:
+    """The table: one line per figure that has a goal, then the plain figures of every benchmark."""
+    console.print(" · ".join(f"{name} {value}" for name, value in machine.items()))
+    table = Table("benchmark", "figure", "measured", "goal", "upstream (Rust)", "")
+    for goal in GOALS:
+        figures = results.get(goal.benchmark)
+        if figures is not None:
+            value = figures[goal.figure]
+            reached = value is not None and goal.holds(value)
+            table.add_row(
+                goal.benchmark, goal.figure, f"{value}", goal.text(), goal.upstream, "ok" if reached else "SHORT"
+            )
+    console.print(table)
+    more = Table("benchmark", "figures")
+    for name, figures in results.items():
+        wanted = (
+            "tps",
+            "p50_ms",
+            "p99_ms",
+            "echo_floor_rps",
+            "rows_delivered_per_s",
+            "messages_delivered_per_s",
+            "skipped",
+        )
+        wanted += ("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error")
+        shown = {key: figures[key] for key in wanted if figures.get(key) is not None}
+        more.add_row(name, ", ".join(f"{key} {value}" for key, value in shown.items()))
+    console.print(more)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--only", default="", help="benchmarks to run, with commas between them")
+    parser.add_argument("--seconds", type=int, default=15, help="length of each measurement")
+    parser.add_argument("--readers", type=int, help="reader processes of the server")
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--data-dir", type=Path, help="where the server writes (default: a temporary folder)")
+    options = parser.parse_args()
+    console = Console(width=120 if not sys.stdout.isatty() else None)
+    with tempfile.TemporaryDirectory(prefix="spacetimedb-bench-", dir=options.data_dir) as folder:
+        server = ServerProcess(Path(folder), readers=options.readers).start()
+        try:
+            server.publish(SAMPLES / "ticker.py", "ticker")
+            bench = Bench(server, options.seconds)
+            steps: dict[str, Callable[[], Figures]] = {
+                "idle": bench.idle,
+                "connections": bench.connections,
+                "fanout": bench.fanout,
+                "fanout-500": bench.fanout_500,
+                "transfer": bench.transfer,
+                "transfer-skewed": bench.transfer_skewed,
+                "sequential": bench.sequential,
+            }
+            chosen = [name for name in options.only.split(",") if name] or list(steps)
+            results: dict[str, Figures] = {}
+            for name in chosen:
+                if name in ("transfer", "transfer-skewed", "sequential"):
+                    server.publish(SAMPLES / "bank.py", "bank")
+                console.print(f"running {name} ...", style="dim")
+                results[name] = steps[name]()
+            machine = environment(bench)
+        finally:
+            server.stop()
+    show(console, results, machine)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
