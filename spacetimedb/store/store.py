@@ -1,0 +1,245 @@
+"""The store: all tables of one database, and the transaction that runs on them.
+
+There is one transaction at a time and nobody else looks meanwhile, so it has no object of its own: writes go to the tables,
+`commit` makes them final and tells what changed, `rollback` undoes them. `dirty` holds the tables that the running
+transaction has written to; it is the only thing looked at when nothing happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from spacetimedb.module.errors import ReducerError
+from spacetimedb.schema.definition import SequenceDef, TableDef
+from spacetimedb.types.shapes import ProductShape
+
+from .commit_record import TableDelta
+from .database_handle import Db
+from .limits import MAX_ROW_BYTES, MAX_ROWS_PER_TRANSACTION
+from .sequences import Sequence
+from .table import Heap, Table
+
+ST_SEQUENCE = 3
+"""Id of the system table in which sequences keep their state."""
+
+
+class TableStatistics(msgspec.Struct, frozen=True):
+    """Committed rows of a table and the bytes of their BSATN."""
+
+    name: str
+    rows: int
+    bytes: int
+
+
+class Store:
+    """Tables by id and by canonical name. Not thread-safe: one transaction at a time."""
+
+    def __init__(
+        self,
+        heap: Heap,
+        *,
+        max_rows_per_transaction: int = MAX_ROWS_PER_TRANSACTION,
+        max_row_bytes: int = MAX_ROW_BYTES,
+    ) -> None:
+        self.heap = heap
+        self.tables: dict[int, Table] = {}
+        self.by_name: dict[str, Table] = {}
+        self.dirty: list[Table] = []
+        self.max_rows_per_transaction = max_rows_per_transaction
+        self.max_row_bytes = max_row_bytes
+        self._sequences: dict[tuple[int, int], Sequence] = {}
+        self._moved: set[Sequence] = set()
+        """Sequences that this transaction reserved numbers for."""
+        self._behind: set[Sequence] = set()
+        """Sequences whose row in st_sequence lags, because the transaction that wrote it was rolled back."""
+
+    # Tables
+
+    def add_table(
+        self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False
+    ) -> Table:
+        """Creates an empty table. Rows of an ephemeral one (the result of a view) are marked not to be logged.
+
+        Raises ValueError if the id or name is taken, or a column cannot be the key that the definition makes it.
+        """
+        if table_id in self.tables or definition.name in self.by_name:
+            raise ValueError(f"table {definition.name} with id {table_id} exists already")
+        table = self._make(table_id, definition, shape, is_ephemeral)
+        self.tables[table_id] = self.by_name[definition.name] = table
+        return table
+
+    def drop_table(self, table_id: int) -> None:
+        """Removes a table and retires its rows. It must have no uncommitted changes."""
+        table = self.tables[table_id]
+        table.drop()
+        del self.tables[table_id], self.by_name[table.name]
+        for key in [key for key in self._sequences if key[0] == table_id]:
+            sequence = self._sequences.pop(key)
+            self._moved.discard(sequence)
+            self._behind.discard(sequence)
+
+    def reload(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
+        """Puts a table with another row class or other indexes in the place of one with the same column types.
+
+        Rows keep their refs, sequences their state. Raises ValueError, and leaves the old table, if the rows violate a new
+        unique index. Handles of the old table must not be used any more.
+        """
+        old = self.tables[table_id]
+        table = self._make(table_id, definition, shape, is_ephemeral)
+        table.adopt_from(old)
+        del self.by_name[old.name]
+        self.tables[table_id] = self.by_name[definition.name] = table
+        return table
+
+    def _make(self, table_id: int, definition: TableDef, shape: ProductShape, is_ephemeral: bool) -> Table:
+        return Table(
+            table_id,
+            definition,
+            shape,
+            self.heap,
+            self.dirty,
+            [self._sequence(table_id, sequence) for sequence in definition.sequences],
+            is_ephemeral=is_ephemeral,
+            max_rows=self.max_rows_per_transaction,
+            max_row_bytes=self.max_row_bytes,
+        )
+
+    # Transactions
+
+    def commit(self) -> list[TableDelta]:
+        """Makes the transaction's changes final. Returns the net change of each table that has one, ascending by id.
+
+        If it raises (ValueError: a value does not fit its column; ReducerError: a limit; HeapFull) nothing is final yet: call
+        `rollback`. Complexity: O(rows touched).
+        """
+        dirty = self.dirty
+        if not dirty:
+            return []
+        if self._behind:
+            for sequence in list(self._behind):
+                self._write_row(sequence)
+        if len(dirty) == 1:
+            prepared = dirty[0].prepare()
+            dirty[0].finish(*prepared)
+            dirty.clear()
+            delta = prepared[0]
+            deltas = [] if delta is None else [delta]
+        else:
+            deltas = self._commit_several()
+        if self._moved:
+            self._moved.clear()
+            self._behind.clear()
+        return deltas
+
+    def _commit_several(self) -> list[TableDelta]:
+        dirty = self.dirty
+        dirty.sort(key=_table_id)
+        if sum(len(table.touched) for table in dirty) > self.max_rows_per_transaction:
+            raise ReducerError(f"a transaction may change at most {self.max_rows_per_transaction} rows")
+        prepared = []
+        try:
+            for table in dirty:
+                prepared.append(table.prepare())
+        except BaseException:
+            for delta, _, _ in prepared:
+                if delta is not None:
+                    self.heap.release(delta.inserted_refs)
+            raise
+        for table, change in zip(dirty, prepared, strict=True):
+            table.finish(*change)
+        dirty.clear()
+        return [delta for delta, _, _ in prepared if delta is not None]
+
+    def rollback(self) -> None:
+        """Undoes the transaction's changes; the numbers that it took from sequences stay taken."""
+        for table in self.dirty:
+            table.rollback()
+        self.dirty.clear()
+        if self._moved:
+            self._behind |= self._moved
+            self._moved.clear()
+
+    # Sequences
+
+    def _sequence(self, table_id: int, definition: SequenceDef) -> Sequence:
+        key = (table_id, definition.column)
+        sequence = self._sequences.get(key)
+        if sequence is None or sequence.definition != definition:
+            sequence = self._sequences[key] = Sequence(definition, table_id, self._reserve)
+        return sequence
+
+    def _reserve(self, sequence: Sequence) -> None:
+        """Reserves numbers for a sequence and writes its row in st_sequence, if there is one."""
+        if not sequence.is_bound:
+            self._bind(sequence)
+            if sequence.value != sequence.allocated:
+                return
+        sequence.advance()
+        self._moved.add(sequence)
+        self._write_row(sequence)
+
+    def _bind(self, sequence: Sequence) -> None:
+        """Takes over the state that st_sequence has for it."""
+        sequence.is_bound = True
+        table = self.tables.get(ST_SEQUENCE)
+        for row in table.reader.iter() if table is not None else ():
+            if (row.table_id, row.col_pos) == (sequence.table_id, sequence.column):
+                sequence.row_id = row.sequence_id
+                sequence.value = sequence.allocated = row.allocated
+
+    def _write_row(self, sequence: Sequence) -> None:
+        table = self.tables.get(ST_SEQUENCE)
+        if table is None or sequence.row_id is None:
+            return
+        rows = table.handle.sequence_id
+        row = rows.find(sequence.row_id)
+        if row is not None and row.allocated != sequence.allocated:
+            rows.update(msgspec.structs.replace(row, allocated=sequence.allocated))
+
+    # Handles
+
+    def db(self, bindings: Mapping[object, Table]) -> Db:
+        """`ctx.db` of reducers: read-write handles by the object (row class) that module code uses for the table."""
+        return Db.of({key: (table, table.handle) for key, table in bindings.items()})
+
+    def read_only_db(
+        self,
+        bindings: Mapping[object, Table],
+        record: Callable[[tuple[int, int | None, Any]], object] | None = None,
+    ) -> Db:
+        """`ctx.db` of views. `record` is told of everything that is read (see `Table.recording_reader`)."""
+        return Db.of(
+            {
+                key: (table, table.reader if record is None else table.recording_reader(record))
+                for key, table in bindings.items()
+            }
+        )
+
+    # Inspection
+
+    def statistics(self) -> list[TableStatistics]:
+        """Committed rows and bytes per table, ascending by id. O(rows) for tables whose rows differ in length."""
+        found = []
+        for table_id in sorted(self.tables):
+            table = self.tables[table_id]
+            count = len(table.refs_by_key)
+            size = count * table.row_length if table.row_length else sum(map(len, table.images()))
+            found.append(TableStatistics(table.name, count, size))
+        return found
+
+    def _check(self) -> None:
+        """Raises AssertionError unless every table's rows, indexes, refs and heap agree. O(everything)."""
+        refs: set[int] = set()
+        for table in self.tables.values():
+            table._check()
+            own = set(table.refs_by_key.values())
+            assert not refs & own, f"{table.name} shares refs with another table"
+            refs |= own
+            assert bool(table.touched) == (table in self.dirty), f"{table.name} is dirty and not noted, or the reverse"
+
+
+def _table_id(table: Table) -> int:
+    return table.table_id
