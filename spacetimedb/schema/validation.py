@@ -44,7 +44,7 @@ from spacetimedb.schema.raw import (
     RawView,
     Visibility,
 )
-from spacetimedb.schema.system_names import SYSTEM_TABLE_NAMES
+from spacetimedb.schema.system import SYSTEM_TABLES_BY_NAME
 from spacetimedb.schema.validation_errors import Kind, ModuleDefErrors, Problem, Problems
 from spacetimedb.schema.validation_tables import Columns, Entities, TableValidator
 from spacetimedb.schema.validation_types import TypeUses, debug_product, inlined_or_same
@@ -503,7 +503,7 @@ def _repeated(names: list[str]) -> list[str]:
 def _check_creation(tables: list[TableDef]) -> None:
     """What a database would find only while it creates the tables, in the words it would use."""
     for table in sorted(tables, key=lambda table: table.name):
-        if table.name in SYSTEM_TABLE_NAMES:
+        if table.name in SYSTEM_TABLES_BY_NAME:
             raise _creation_error(table.name, "st_table", ["table_name"], f'"{table.name}"')
         names = [column.name for column in table.columns]
         for name in _repeated(names):
