@@ -269,16 +269,13 @@ def display(t: AlgebraicType) -> str:
         case Array(element):
             return f"Array<{display(element)}>"
         case Product(elements):
-            parts = [_named(i, e.name, e.algebraic_type) for i, e in enumerate(elements)]
+            parts = [f"{i if e.name is None else e.name}: {display(e.algebraic_type)}" for i, e in enumerate(elements)]
             return f"({', '.join(parts)})"
         case Sum(variants):
             if not variants:
                 return "(|)"
-            return f"({' | '.join(_named(i, v.name, v.algebraic_type) for i, v in enumerate(variants))})"
-
-
-def _named(position: int, name: str | None, t: AlgebraicType) -> str:
-    return f"{position if name is None else name}: {display(t)}"
+            parts = ["" if v.name is None else f"{v.name}: " for v in variants]
+            return f"({' | '.join(p + display(v.algebraic_type) for p, v in zip(parts, variants, strict=True))})"
 
 
 # --- BSATN ------------------------------------------------------------------------------------------------------------
