@@ -1,0 +1,391 @@
+"""Plans: what a statement will do, as data.
+
+``plan_subscription`` plans a query that a client subscribes to, ``plan_one_off`` the same language for a single answer,
+``plan_sql`` a statement of the SQL route. All raise SqlError with the text that the caller gets, bare (a subscription
+adds its own suffix).
+
+A plan of a SELECT names its tables (``relvars``), how each is joined to those before it, the whole condition as
+``where``, and what it returns. ``terms`` are the parts of the condition that must all hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Final
+
+from msgspec import Struct
+
+from spacetimedb.sql.catalog import Catalog, TableRef
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.sql.literals import Constant, parse
+from spacetimedb.sql.parser import parse_sql, parse_subscription
+from spacetimedb.sql.predicate import Matches, Select, columns_of, compile_replacement, compile_row
+from spacetimedb.sql.resolve import (
+    ColumnRef,
+    Combine,
+    Compare,
+    Relvar,
+    Scope,
+    Typed,
+    find_table,
+    stored_value,
+)
+from spacetimedb.sql.syntax import (
+    Columns,
+    Comparison,
+    Count,
+    Delete,
+    Expression,
+    Insert,
+    Literal,
+    Reference,
+    SetVariable,
+    ShowVariable,
+    TableName,
+    Update,
+    WholeRows,
+)
+from spacetimedb.sql.syntax import Select as SelectStatement
+from spacetimedb.types.algebraic import BOOL, BYTES, STRING, U64, AlgebraicType, display
+from spacetimedb.types.special import Identity
+
+SYSTEM_VARIABLES: Final = ("row_limit",)
+VARIABLES_TABLE: Final = "st_var"
+MAX_TABLES_IN_SUBSCRIPTION: Final = 2
+
+
+class ResultColumn(Struct, frozen=True):
+    """A column of a result."""
+
+    name: str
+    algebraic_type: AlgebraicType
+
+
+class JoinOn(Struct, frozen=True):
+    """Equality of a column of the joined table and one of a table before it."""
+
+    earlier: ColumnRef
+    joined: ColumnRef
+
+
+class SelectPlan(Struct, frozen=True, eq=False, dict=True):
+    """A SELECT. ``returned`` is the number of the table whose rows are returned; if None, ``picked`` are the columns
+    returned; if that is None too, the result is a count. ``joins[n]`` belongs to ``relvars[n + 1]``, None: cross join.
+    """
+
+    relvars: tuple[Relvar, ...]
+    joins: tuple[JoinOn | None, ...]
+    where: Typed | None
+    returned: int | None
+    picked: tuple[ColumnRef, ...] | None
+    columns: tuple[ResultColumn, ...]
+    limit: int | None = None
+    uses_sender: bool = False
+    """Whether the plan holds for its caller only."""
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it reads one table only."""
+        return len(self.relvars) == 1
+
+    @property
+    def table(self) -> TableRef:
+        """The table whose rows are returned, else the first."""
+        return self.relvars[self.returned or 0].table
+
+    @cached_property
+    def terms(self) -> tuple[Typed, ...]:
+        """The terms of the condition, all of which must hold."""
+        return conjuncts(self.where)
+
+    def terms_on(self, relvar: int) -> tuple[Typed, ...]:
+        """The terms that look at no other table than this one (and at it)."""
+        return tuple(t for t in self.terms if {number for number, _ in columns_of(t)} == {relvar})
+
+    def equalities(self, relvar: int = 0) -> dict[int, Constant]:
+        """Column to constant for the terms ``column = constant`` of one table; the first if there are several."""
+        out: dict[int, Constant] = {}
+        for term in self.terms:
+            found = equality(term)
+            if found is not None and found[0].relvar == relvar:
+                out.setdefault(found[0].column, found[1])
+        return out
+
+    @cached_property
+    def filter(self) -> tuple[Matches, Select] | None:
+        """(one row, many rows) condition of a single-table plan; None if every row matches."""
+        return None if self.where is None else compile_row(self.relvars[0].table.layout, self.where)
+
+
+class InsertPlan(Struct, frozen=True):
+    """INSERT of rows in BSATN. A zero in an auto-increment column is replaced as for any insert."""
+
+    table: TableRef
+    rows: tuple[bytes, ...]
+
+
+class DeletePlan(Struct, frozen=True, eq=False):
+    """DELETE of the rows for which ``matches`` holds (None: all). ``equalities``: column to its index key."""
+
+    table: TableRef
+    matches: Matches | None
+    equalities: dict[int, bytes]
+
+
+class UpdatePlan(Struct, frozen=True, eq=False):
+    """UPDATE: delete every matching row, then insert ``replace(row)`` for each. ``columns`` are those assigned."""
+
+    table: TableRef
+    matches: Matches | None
+    equalities: dict[int, bytes]
+    columns: tuple[int, ...]
+    replace: Callable[[bytes], bytes]
+
+
+class SetPlan(Struct, frozen=True):
+    """SET: insert ``(variable, value)`` into ``st_var``."""
+
+    variable: str
+    value: int
+
+
+Plan = SelectPlan | InsertPlan | DeletePlan | UpdatePlan | SetPlan
+
+
+def conjuncts(typed: Typed | None) -> tuple[Typed, ...]:
+    """The terms of nested ANDs, in order."""
+    if typed is None:
+        return ()
+    if isinstance(typed, Combine) and typed.operator == "AND":
+        return tuple(part for term in typed.terms for part in conjuncts(term))
+    return (typed,)
+
+
+def equality(term: Typed) -> tuple[ColumnRef, Constant] | None:
+    """The column and constant of ``column = constant``, either way round; None for any other term."""
+    match term:
+        case Compare("=", ColumnRef() as column, Constant() as value):
+            return column, value
+        case Compare("=", Constant() as value, ColumnRef() as column):
+            return column, value
+    return None
+
+
+def plan_subscription(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
+    """The plan of a query to subscribe to, with the rules for joins in subscriptions."""
+    plan = plan_one_off(text, catalog, caller)
+    _check_joins(plan)
+    return plan
+
+
+def plan_one_off(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
+    """The plan of a query in the subscription language; any number of tables, indexed or not."""
+    plan = _plan_select(parse_subscription(text), catalog, caller)
+    if plan.returned is None:
+        raise SqlError("Column projections are not supported in subscriptions; Subscriptions must return a table type")
+    return plan
+
+
+def plan_sql(text: str, catalog: Catalog, caller: Identity, may_write: bool) -> Plan:
+    """The plan of a statement of the SQL route. ``may_write``: the caller may change data (it is the owner)."""
+    statement = parse_sql(text)
+    plan: Plan
+    match statement:
+        case SelectStatement():
+            return _plan_select(statement, catalog, caller)
+        case ShowVariable(variable):
+            _check_variable(variable)
+            where: Expression = _name_is(variable)
+            table = TableName(VARIABLES_TABLE, VARIABLES_TABLE)
+            item = Reference(VARIABLES_TABLE, "value")
+            return _plan_select(SelectStatement(Columns(((item, "value"),)), table, (), where), catalog, caller)
+        case Insert():
+            plan = _plan_insert(statement, catalog)
+        case Update():
+            plan = _plan_update(statement, catalog, caller)
+        case Delete():
+            plan = _plan_delete(statement, catalog, caller)
+        case SetVariable():
+            plan = _plan_set(statement)
+    if not may_write:
+        raise SqlError(f"Caller {caller.hex()} is not authorized to run SQL DML statements")
+    return plan
+
+
+# ---- SELECT -------------------------------------------------------------------------------------------------------
+
+
+def _plan_select(select: SelectStatement, catalog: Catalog, caller: Identity) -> SelectPlan:
+    scope = Scope(catalog, caller)
+    scope.add(select.table)
+    joins: list[JoinOn | None] = []
+    extra: list[Typed] = []
+    same_table = False
+    for number, join in enumerate(select.joins, 1):
+        scope.add(join.table)
+        on: JoinOn | None = None
+        if join.on is not None:
+            left, right = scope.typed_pair(*join.on)
+            if left.relvar == right.relvar:
+                same_table = True
+            elif right.relvar == number:
+                on = JoinOn(left, right)
+            elif left.relvar == number:
+                on = JoinOn(right, left)
+            else:
+                extra.append(Compare("=", left, right))
+        joins.append(on)
+    where = scope.typed(select.where, BOOL) if select.where is not None else None
+    if extra:
+        where = Combine("AND", (*extra, *([where] if where is not None else [])))
+    relvars = tuple(scope.relvars)
+    returned: int | None = None
+    picked: tuple[ColumnRef, ...] | None = None
+    columns: tuple[ResultColumn, ...]
+    match select.projection:
+        case WholeRows(table):
+            if table is None and len(relvars) > 1:
+                raise SqlError("SELECT * is not supported for joins")
+            returned = 0 if table is None else scope.relvar(table)
+            columns = tuple(ResultColumn(c.name, c.algebraic_type) for c in relvars[returned].table.columns)
+        case Columns(items):
+            names: set[str] = set()
+            found: list[ColumnRef] = []
+            for reference, name in items:
+                column = scope.column(reference)
+                if name in names:
+                    raise SqlError(f"Duplicate name `{name}`")
+                names.add(name)
+                found.append(column)
+            picked = tuple(found)
+            columns = tuple(
+                ResultColumn(name, column.algebraic_type) for (_, name), column in zip(items, picked, strict=True)
+            )
+        case Count(alias):
+            columns = (ResultColumn(alias, U64),)
+    limit = None if select.limit is None else _limit(select.limit)
+    if same_table:
+        raise SqlError("Could not compute positional arguments during query planning")
+    return SelectPlan(relvars, tuple(joins), where, returned, picked, columns, limit, scope.uses_sender)
+
+
+def _limit(text: str) -> int:
+    found = parse(text, U64)
+    if found is None:
+        raise SqlError(f"The literal expression `{text}` cannot be parsed as type `U64`")
+    assert isinstance(found.value, int)
+    return found.value
+
+
+def _check_joins(plan: SelectPlan) -> None:
+    """What subscriptions may join: two tables, the one that is looked up indexed and no event table."""
+    if plan.is_single:
+        return
+    for on in plan.joins:
+        if on is None:
+            raise SqlError("Subscriptions require indexes on join columns")
+        lookup = on.joined
+        if len(plan.relvars) == 2 and not _is_filtered(plan, 0) and _is_filtered(plan, 1):
+            lookup = on.earlier
+        table = plan.relvars[lookup.relvar].table
+        fixed = plan.equalities(lookup.relvar)
+        if not any(
+            columns and columns[-1] == lookup.column and all(column in fixed for column in columns[:-1])
+            for columns in table.indexes
+        ):
+            raise SqlError("Subscriptions require indexes on join columns")
+        if len(plan.relvars) <= MAX_TABLES_IN_SUBSCRIPTION and table.is_event:
+            raise SqlError("Event tables cannot be used as the lookup table in subscription joins")
+    if len(plan.relvars) > MAX_TABLES_IN_SUBSCRIPTION:
+        raise SqlError(f"Invalid number of tables in subscription: {len(plan.relvars)}")
+
+
+def _is_filtered(plan: SelectPlan, relvar: int) -> bool:
+    """Whether a comparison with a constant narrows this table before the join; views always are."""
+    if plan.relvars[relvar].table.is_view:
+        return True
+    for term in plan.terms:
+        match term:
+            case Compare(_, ColumnRef(number, _), Constant()) | Compare(_, Constant(), ColumnRef(number, _)):
+                if number == relvar:
+                    return True
+    return False
+
+
+# ---- DML ----------------------------------------------------------------------------------------------------------
+
+
+def _writable(catalog: Catalog, name: str) -> TableRef:
+    table = find_table(catalog, name)
+    if table.is_view:
+        raise SqlError(f"`{name}` is a view; DML on views is not supported")
+    if table.is_system and table.name != VARIABLES_TABLE:
+        # Rows of the other system tables describe the database to itself: changing them would break it.
+        raise SqlError(f"`{name}` is a system table; DML on system tables is not supported")
+    return table
+
+
+def _plan_insert(insert: Insert, catalog: Catalog) -> InsertPlan:
+    table = _writable(catalog, insert.table)
+    count = len(table.columns)
+    if insert.column_count != count:
+        raise SqlError(
+            f"The number of fields ({insert.column_count}) in the INSERT does not match the number of columns "
+            f"({count}) of the table `{insert.table}`"
+        )
+    rows: list[bytes] = []
+    for values in insert.rows:
+        if len(values) != count:
+            raise SqlError(f"Inserting a row with {len(values)} values into `{insert.table}` which has {count} fields")
+        rows.append(
+            b"".join(stored_value(v, c.algebraic_type).encoded for v, c in zip(values, table.columns, strict=True))
+        )
+    return InsertPlan(table, tuple(rows))
+
+
+def _plan_update(update: Update, catalog: Catalog, caller: Identity) -> UpdatePlan:
+    table = _writable(catalog, update.table)
+    values: dict[int, bytes] = {}
+    for name, literal in update.assignments:
+        column = table.column(name)
+        if column is None:
+            raise SqlError(f"`{update.table}` does not have a field `{name}`")
+        # A column that is assigned twice keeps the first value.
+        values.setdefault(column, stored_value(literal, table.type_of(column)).encoded)
+    matches, equalities = _condition(update.table, update.where, catalog, caller)
+    replace = compile_replacement(table.layout, values)
+    return UpdatePlan(table, matches, equalities, tuple(sorted(values)), replace)
+
+
+def _plan_delete(delete: Delete, catalog: Catalog, caller: Identity) -> DeletePlan:
+    table = _writable(catalog, delete.table)
+    return DeletePlan(table, *_condition(delete.table, delete.where, catalog, caller))
+
+
+def _condition(
+    name: str, where: Expression | None, catalog: Catalog, caller: Identity
+) -> tuple[Matches | None, dict[int, bytes]]:
+    select = SelectStatement(WholeRows(None), TableName(name, name), (), where)
+    plan = _plan_select(select, catalog, caller)
+    keys = {column: value.key for column, value in plan.equalities().items()}
+    return (plan.filter[0] if plan.filter else None), keys
+
+
+def _plan_set(statement: SetVariable) -> SetPlan:
+    _check_variable(statement.variable)
+    literal = statement.value
+    token_types: dict[str, AlgebraicType] = {"bool": BOOL, "string": STRING, "hex": BYTES}
+    own = token_types.get(literal.kind)
+    if own is not None:
+        raise SqlError(f"Unexpected type: (expected) {display(U64)} != {display(own)} (inferred)")
+    return SetPlan(statement.variable, _limit(literal.text))
+
+
+def _check_variable(variable: str) -> None:
+    if variable not in SYSTEM_VARIABLES:
+        raise SqlError(f"{variable} is not a valid system variable")
+
+
+def _name_is(variable: str) -> Expression:
+    return Comparison(Reference(VARIABLES_TABLE, "name"), (("=", Literal("string", variable)),))
