@@ -1,7 +1,7 @@
 """`ctx.db`: table handles by row class, and by name.
 
-A dict subclass, because subscripting one is the fastest look-up there is: `ctx.db[Player]` costs 30 ns. Attributes are the
-accessor names of the tables (`ctx.db.player`) and win over dict methods of the same name.
+A dict subclass, because subscripting one is the fastest look-up there is: `ctx.db[Player]` costs 30 ns. Attributes
+are the accessor names of the tables (`ctx.db.player`) and win over dict methods of the same name.
 """
 
 from __future__ import annotations

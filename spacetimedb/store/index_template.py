@@ -1,4 +1,5 @@
-"""Generator of what looks rows up: the methods of index objects and table handles. See `table_template` for the rest."""
+"""Generator of what looks rows up: the methods of index objects and table handles. See `table_template` for the
+rest."""
 
 from __future__ import annotations
 

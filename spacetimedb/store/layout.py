@@ -54,9 +54,10 @@ class SequenceLayout(msgspec.Struct, frozen=True):
 class TableLayout(msgspec.Struct, frozen=True):
     """A table as the generator sees it.
 
-    `key` is the index whose dict holds the rows themselves: that of the primary key, else the first unique one, else None
-    and rows are kept by their BSATN. `deep` are the columns that a flat copy would share although they can be changed.
-    `f32_columns` contain an f32 somewhere; `has_floats` is true for f64, too: such rows are the same only if their bytes are.
+    `key` is the index whose dict holds the rows themselves: that of the primary key, else the first unique one, else
+    None and rows are kept by their BSATN. `deep` are the columns that a flat copy would share although they can be
+    changed. `f32_columns` contain an f32 somewhere; `has_floats` is true for f64, too: such rows are the same only if
+    their bytes are.
     """
 
     table_id: int

@@ -1,8 +1,8 @@
 """Keys of an index in order, for range scans.
 
-An index is a dict; what orders its keys is built by the first range scan and then kept current lazily: writers note keys
-that came or went in a set, the next scan sorts them in (or sorts everything afresh when they are many). A table that is
-never scanned in order pays one comparison with None per write.
+An index is a dict; what orders its keys is built by the first range scan and then kept current lazily: writers note
+keys that came or went in a set, the next scan sorts them in (or sorts everything afresh when they are many). A table
+that is never scanned in order pays one comparison with None per write.
 
 Single-column keys are the column's values, multi-column keys tuples. Identities, connection ids and UUIDs compare as
 numbers although they are little-endian bytes, so they are ordered by their reversed bytes.
@@ -39,7 +39,8 @@ def _reversed(value: bytes) -> bytes:
 
 
 class OrderedKeys:
-    """The keys of `index` in order. `reverse_bytes` says for each column whether its order is that of the reversed bytes.
+    """The keys of `index` in order. `reverse_bytes` says for each column whether its order is that of the reversed
+    bytes.
 
     `index` maps keys to rows, or, with `is_unique` False, to buckets {row key: row}.
     """
@@ -124,8 +125,8 @@ class OrderedKeys:
         if self._columns == 1:
             return self._range(low, high, (gt is None, lt is None), reverse)
         head = tuple([v if o is None else o(v) for v, o in zip(prefix, self._order, strict=False)])
-        # A tuple is less than any longer one that begins with it, so (*head, v) stands before all keys with that head and
-        # v, and (*head, v, TOP) behind them.
+        # A tuple is less than any longer one that begins with it, so (*head, v) stands before all keys with that head
+        # and v, and (*head, v, TOP) behind them.
         lower = head if low is None else (*head, low) if gt is None else (*head, low, _TOP)
         upper = (*head, _TOP) if high is None else (*head, high) if le is None else (*head, high, _TOP)
         # An exclusive bound on the last column meets whole keys: there the tuple itself is the excluded key.

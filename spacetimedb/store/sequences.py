@@ -1,8 +1,8 @@
 """Sequences: where the numbers of auto-increment columns come from.
 
-State of a sequence: `value`, the next number, and `allocated`, up to where numbers may be given out. When they meet, the
-sequence reserves `BATCH` more: `allocated` moves on and is written to the sequence's row in st_sequence, inside the
-running transaction. Generation resumes at the stored `allocated` after a restart: 1, 2, 3, restart, 4097.
+State of a sequence: `value`, the next number, and `allocated`, up to where numbers may be given out. When they meet,
+the sequence reserves `BATCH` more: `allocated` moves on and is written to the sequence's row in st_sequence, inside
+the running transaction. Generation resumes at the stored `allocated` after a restart: 1, 2, 3, restart, 4097.
 
 A roll-back undoes the row in st_sequence but neither `value` nor `allocated`. The store therefore remembers which
 sequences are ahead of their rows and writes the rows again with the next commit that changes anything: a number that

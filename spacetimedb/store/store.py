@@ -1,8 +1,8 @@
 """The store: all tables of one database, and the transaction that runs on them.
 
-There is one transaction at a time and nobody else looks meanwhile, so it has no object of its own: writes go to the tables,
-`commit` makes them final and tells what changed, `rollback` undoes them. `dirty` holds the tables that the running
-transaction has written to; it is the only thing looked at when nothing happened.
+There is one transaction at a time and nobody else looks meanwhile, so it has no object of its own: writes go to the
+tables, `commit` makes them final and tells what changed, `rollback` undoes them. `dirty` holds the tables that the
+running transaction has written to; it is the only thing looked at when nothing happened.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Store:
     def reload(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
         """Puts a table with another row class or other indexes in the place of one with the same column types.
 
-        Rows keep their refs, sequences their state. Raises ValueError, and leaves the old table, if the rows violate a new
-        unique index. Handles of the old table must not be used any more.
+        Rows keep their refs, sequences their state. Raises ValueError, and leaves the old table, if the rows violate
+        a new unique index. Handles of the old table must not be used any more.
         """
         old = self.tables[table_id]
         table = self._make(table_id, definition, shape, is_ephemeral)
@@ -112,8 +112,8 @@ class Store:
     def commit(self) -> list[TableDelta]:
         """Makes the transaction's changes final. Returns the net change of each table that has one, ascending by id.
 
-        If it raises (ValueError: a value does not fit its column; ReducerError: a limit; HeapFull) nothing is final yet: call
-        `rollback`. Complexity: O(rows touched).
+        If it raises (ValueError: a value does not fit its column; ReducerError: a limit; HeapFull) nothing is final
+        yet: call `rollback`. Complexity: O(rows touched).
         """
         dirty = self.dirty
         if not dirty:

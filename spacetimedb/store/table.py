@@ -59,11 +59,12 @@ def in_table_code(frame: FrameType | None) -> bool:
 class Table:
     """A table of the store. Made by `Store.add_table`; the methods here serve the host, `handle` serves module code.
 
-    `handle`: insert, try_insert, iter, count, delete, clear, and an object per index under the index's accessor names (find,
-    get, update, upsert, delete, filter, count, `in`); `reader`: what of that only reads. `index_handles` and `index_readers`
-    have the index objects by canonical index name. A method name wins over a column of the same name.
+    `handle`: insert, try_insert, iter, count, delete, clear, and an object per index under the index's accessor names
+    (find, get, update, upsert, delete, filter, count, `in`); `reader`: what of that only reads. `index_handles` and
+    `index_readers` have the index objects by canonical index name. A method name wins over a column of the same name.
 
-    `rows`, `refs` and `touched` are the dicts described in `table_template`: only look. `encode(row)` gives a row's BSATN.
+    `rows`, `refs` and `touched` are the dicts described in `table_template`: only look. `encode(row)` gives a row's
+    BSATN.
     """
 
     def __init__(
@@ -173,8 +174,8 @@ class Table:
     def recording_reader(self, record: Callable[[tuple[int, int | None, Any]], object]) -> Any:
         """A reader that first calls `record((table id, index number, key))` for everything it is asked for.
 
-        The number is the index's position in the definition; the key is None for anything but one whole key; both are None
-        for the whole table. `keys_of` gives the keys of changed rows to compare with.
+        The number is the index's position in the definition; the key is None for anything but one whole key; both are
+        None for the whole table. `keys_of` gives the keys of changed rows to compare with.
         """
         return self._handle("Reader", self._code["recording"](record), {})
 
@@ -245,7 +246,8 @@ class Table:
         self._adopt(images, list(map(self._heap.put, images)))
 
     def apply(self, deletes: Sequence[bytes], inserts: Sequence[bytes], is_truncated: bool = False) -> None:
-        """Replays a logged change. With `is_truncated` all rows go first. ValueError if it does not fit what is there."""
+        """Replays a logged change. With `is_truncated` all rows go first. ValueError if it does not fit what is
+        there."""
         self._require_quiet()
         if self.flags & EVENT:
             return

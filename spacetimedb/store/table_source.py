@@ -8,13 +8,17 @@ from .index_template import IndexTemplate
 from .layout import TableLayout
 from .table_template import TableTemplate, function, reserved_names
 
+_EXPORTED = """
+    rows touched refs encode prepare finish rollback adopt discard discard_all check_order recording
+"""
+
 
 def table_source(layout: TableLayout, flags: int) -> tuple[str, dict[str, object]]:
     """Source of `build()` and the constants of the encoder inside it, which its globals must have.
 
-    `build()` returns a dict: the state ("rows", "touched", "refs", "indexes": a dict per index), the functions of the table,
-    "writers" and "readers": method name -> function, for the table under None and for each index under its number, and
-    "recording": a function that makes such readers for a callable that is told what they read.
+    `build()` returns a dict: the state ("rows", "touched", "refs", "indexes": a dict per index), the functions of the
+    table, "writers" and "readers": method name -> function, for the table under None and for each index under its
+    number, and "recording": a function that makes such readers for a callable that is told what they read.
     """
     builder = SourceBuilder(reserved_names(layout))
     table = TableTemplate(layout, builder, flags)
@@ -60,8 +64,7 @@ def exports(table: TableTemplate, indexes: list[IndexTemplate]) -> list[str]:
     """The value of `build()`."""
     reading = {"iter": "iter_rows", "count": "count"}
     writing = reading | {name: name for name in ("insert", "try_insert", "delete", "clear")}
-    functions = "rows touched refs encode insert remove clear prepare finish rollback adopt discard discard_all check_order recording"
-    lines = [f'"{name}": {name},' for name in functions.split()]
+    lines = [f'"{name}": {name},' for name in _EXPORTED.split()]
     lines.append(f'"indexes": {{{", ".join(f"{i.n}: by_{i.n}" for i in indexes)}}},')
     for title, is_writing, own in (("writers", True, writing), ("readers", False, reading)):
         lines.append(f'"{title}": {{')

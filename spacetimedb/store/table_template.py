@@ -13,14 +13,15 @@ dict of its own: `rows` is it.
 
 Rules that all generated code keeps:
 
-* A stored row object is never changed (but for the rounding of f32 columns at commit) and never handed out unless frozen.
-* Writes happen in place; `touched` keeps the first old row. Whatever may raise (conflicts, unhashable keys) comes before
-  the first change. Roll-back first unlinks every touched row from all indexes, then puts the old ones back: in one pass
-  rows that swapped unique values would unlink each other.
-* `prepare` encodes new rows and writes them to the heap, where nobody knows their refs yet, so it may fail; `finish`, which
-  makes the transaction's state the committed one, cannot.
-* Net effect: a touched row that is gone is a delete, a new one an insert, a different one both, an equal one nothing. Rows
-  with floats are equal if their bytes are, all others if the objects are, which comes to the same and is faster.
+* A stored row object is never changed (but for the rounding of f32 columns at commit) and never handed out unless
+  frozen.
+* Writes happen in place; `touched` keeps the first old row. Whatever may raise (conflicts, unhashable keys) comes
+  before the first change. Roll-back first unlinks every touched row from all indexes, then puts the old ones back: in
+  one pass rows that swapped unique values would unlink each other.
+* `prepare` encodes new rows and writes them to the heap, where nobody knows their refs yet, so it may fail; `finish`,
+  which makes the transaction's state the committed one, cannot.
+* Net effect: a touched row that is gone is a delete, a new one an insert, a different one both, an equal one nothing.
+  Rows with floats are equal if their bytes are, all others if the objects are, which comes to the same and is faster.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ from .limits import MAX_PENDING_KEYS
 
 _NAMES = """
     MISSING OrderedKeys ReducerError Row TableDelta UniqueViolation adopt bucket build clear copier copy_row count decode
-    delete deletes delta dirty discard discard_all encode error existing explain finish force_setattr found free fresh get
-    given gone header heap heap_row image images insert inserts is_sorted key keys max_bytes max_rows memory new new_refs
-    no_such_row old old_key old_refs pop prefix prepare put record recording ref refs remove replace retired rollback row
-    rows selected table take title too_long too_many touched try_insert value violation was wrong_row
+    delete deletes delta dirty discard discard_all encode error existing explain finish force_setattr found
+    free fresh get given gone header heap heap_row image images insert inserts is_sorted key keys max_bytes max_rows
+    memory new new_refs no_such_row old old_key old_refs pop prefix prepare put record recording ref refs remove
+    replace retired rollback row rows selected table take title too_long too_many touched try_insert value violation
+    was wrong_row
 """
 _NUMBERED = """
-    bucket by changed contains count delete filter find get key moved next ordered recorded select update upsert value was
+    bucket by changed contains count delete filter find get key moved next ordered recorded select update upsert value
+    was
 """
 
 
@@ -316,14 +319,14 @@ class TableTemplate:
             return self._prepare_event()
         layout = self.layout
         start = [
-            '"""Encodes what changed and writes it to the heap: (delta, keys of new rows, keys of rows that are gone)."""',
-            "deletes, inserts, old_refs, new_refs, keys, gone = [], [], [], [], [], []",
+            '"""Writes what changed to the heap: (delta, new rows: key -> ref, keys of rows that are gone)."""',
+            "deletes, inserts, old_refs, new_refs, gone = [], [], [], {}, []",
             "row = None",
             "try:",
             "    for key, old in touched.items():",
             "        row = get(key)",
         ]
-        store_image = [*self.put_image(), "keys.append(key)", "inserts.append(image)", "new_refs.append(ref)"]
+        store_image = [*self.put_image(), "inserts.append(image)", "new_refs[key] = ref"]
         if layout.key is None:
             # Rows are kept by their bytes: a row that is back is the same row.
             # `encode` has checked its length when it was inserted.
@@ -375,12 +378,14 @@ class TableTemplate:
         truncated = f"{self.flags | TRUNCATED} if deletes and not rows else {self.flags}"
         end = [
             "except BaseException as error:",
-            "    heap.release(new_refs)",
+            "    heap.release(new_refs.values())",
             "    raise explain(row, error) from None",
             "if inserts or deletes:",
-            f"    delta = TableDelta({layout.table_id}, {truncated}, {self.size or 0}, deletes, inserts, old_refs, new_refs)",
-            "    return delta, keys, gone",
-            "return None, keys, gone",
+            f"    flags = {truncated}",
+            "    fresh = list(new_refs.values())",
+            f"    delta = TableDelta({layout.table_id}, flags, {self.size or 0}, deletes, inserts, old_refs, fresh)",
+            "    return delta, new_refs, gone",
+            "return None, new_refs, gone",
         ]
         return function("prepare()", [*start, *indented(loop, 2), *end])
 
@@ -388,22 +393,21 @@ class TableTemplate:
         body = [
             '"""Encodes the events of this transaction."""',
             "if not rows:",
-            "    return None, (), ()",
+            "    return None, {}, ()",
             "inserts = [encode(row) for row in rows.values()]",
             f"delta = TableDelta({self.layout.table_id}, {self.flags}, {self.size or 0}, [], inserts, [], [])",
-            "return delta, (), ()",
+            "return delta, {}, ()",
         ]
         return function("prepare()", body)
 
     def finish(self) -> list[str]:
         body = ['"""Makes the transaction\'s state the committed one."""', *self.nonlocals()]
         if self.flags & EVENT:
-            return function("finish(delta, keys, gone)", [*body, "touched.clear()", *self.empty()])
+            return function("finish(delta, new_refs, gone)", [*body, "touched.clear()", *self.empty()])
         body += [
             "touched.clear()",
             "if delta is not None:",
-            "    if keys:",
-            "        refs.update(zip(keys, delta.inserted_refs))",
+            "    refs.update(new_refs)",
             "    for key in gone:",
             "        del refs[key]",
             "    retired.extend(delta.deleted_refs)",
@@ -412,7 +416,7 @@ class TableTemplate:
             n = index.number
             body += [f"if changed_{n} is not None and len(changed_{n}) > {MAX_PENDING_KEYS}:"]
             body += [f"    ordered_{n}.drop()", f"    changed_{n} = None"]
-        return function("finish(delta, keys, gone)", body)
+        return function("finish(delta, new_refs, gone)", body)
 
     def rollback(self) -> list[str]:
         key_note = self.note(self.layout.key, "key")

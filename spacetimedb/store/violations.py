@@ -9,8 +9,8 @@ class IndexViolation(UniqueViolation):
     """A unique value is taken.
 
     Beyond `table`, `column`, `key` and `note`: `index` is the canonical name of the index that found it, `columns` are
-    the canonical column names and `positions` their places in the row, in the order of the index. `key` is one value for
-    one column, else a tuple.
+    the canonical column names and `positions` their places in the row, in the order of the index. `key` is one value
+    for one column, else a tuple.
     """
 
     def __init__(
