@@ -25,15 +25,13 @@ class Demo:
 
     def run(self) -> int:
         """Starts all, then waits for Ctrl-C or for the end of the server; returns the exit code."""
-        server = self._start(
-            [*self.spacetime, "start", "--listen-addr", self.listen, "--data-dir", str(self.data / "data")]
-        )
+        where = ["--listen-addr", self.listen, "--data-dir", str(self.data / "data")]
+        server = self._start([*self.spacetime, "start", *where])
         assert server.stdout is not None
         port = self._port(server.stdout)
         if port is None:
-            print(
-                "The server did not start; its reason stands above. Another port: DEMO_LISTEN=127.0.0.1:3210 scripts/demo"
-            )
+            print("The server did not start; the reason stands above.")
+            print("Another port: DEMO_LISTEN=127.0.0.1:3210 scripts/demo")
             return 1
         url = f"http://127.0.0.1:{port}"
         publish = ["publish", "--server", url, "--module-path", str(HERE / "samples" / "agar.py"), "--yes", "agar"]

@@ -119,6 +119,12 @@ def cpu_seconds(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+SHOWN = (
+    *("tps", "p50_ms", "p99_ms", "echo_floor_rps", "rows_delivered_per_s", "messages_delivered_per_s", "skipped"),
+    *("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error"),
+)
+
+
 class Bench:
     """One run against one server."""
 
@@ -176,7 +182,7 @@ class Bench:
             opened = json.loads(client.stdout.readline())
             after = resident_kb(self.server.pid)
             client.stdin.close()
-        return opened | {"mb_per_1000": round((after - before) / 1000 * 1000 / IDLE_CONNECTIONS, 1)}
+        return dict(opened) | {"mb_per_1000": round((after - before) / 1000 * 1000 / IDLE_CONNECTIONS, 1)}
 
     def _fanout(self, **options: int) -> Figures:
         figures = node("fanout.mjs", **self._common("ticker"), **options)
@@ -218,17 +224,7 @@ def show(console: Console, results: dict[str, Figures], machine: Figures) -> Non
     console.print(table)
     more = Table("benchmark", "figures")
     for name, figures in results.items():
-        wanted = (
-            "tps",
-            "p50_ms",
-            "p99_ms",
-            "echo_floor_rps",
-            "rows_delivered_per_s",
-            "messages_delivered_per_s",
-            "skipped",
-        )
-        wanted += ("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error")
-        shown = {key: figures[key] for key in wanted if figures.get(key) is not None}
+        shown = {key: figures[key] for key in SHOWN if figures.get(key) is not None}
         more.add_row(name, ", ".join(f"{key} {value}" for key, value in shown.items()))
     console.print(more)
 

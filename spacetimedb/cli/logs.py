@@ -68,7 +68,7 @@ def record_text(record: dict[str, Any]) -> str:
         if record.get("filename"):
             line = f":{record['line_number']}" if "line_number" in record else ""
             text += f"{record['filename']}{line}: "
-    text += record["message"]
+    text += str(record["message"])
     for frame in record.get("trace", ()):
         text += f"\n    in {frame.get('module_name', '')} :: {frame.get('func_name', '')}"
     return text

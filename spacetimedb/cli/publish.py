@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -124,7 +125,7 @@ def _checked(
 
 
 def _style() -> str:
-    return "NoColor" if os.environ.get("NO_COLOR") or not click.get_text_stream("stdout").isatty() else "AnsiColor"
+    return "NoColor" if os.environ.get("NO_COLOR") or not sys.stdout.isatty() else "AnsiColor"
 
 
 def _confirm_loss(name: str, yes: frozenset[str]) -> None:

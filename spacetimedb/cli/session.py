@@ -112,7 +112,7 @@ async def open_session(
             try:
                 socket = await trio_websocket.connect_websocket(
                     nursery,
-                    parts.hostname,
+                    parts.hostname or "",
                     parts.port or (443 if secure else 80),
                     resource,
                     use_ssl=ssl.create_default_context() if secure else False,

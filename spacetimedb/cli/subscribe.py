@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -20,8 +21,11 @@ from .schema import Schema
 if TYPE_CHECKING:
     from .session import Session
 
-RowPrinter = Callable[[bytes], Any]
-Changes = dict[str, dict[str, list[Any]]]
+RowPrinter = Callable[[bytes], str]
+"""Bytes of a row -> its JSON text."""
+
+Changes = dict[str, dict[str, list[str]]]
+"""By table: "deletes" and "inserts", each a list of JSON texts."""
 
 
 @click.command(cls=OptionalValues, short_help="Print changes as they happen.")
@@ -119,7 +123,11 @@ class Watch(msgspec.Struct, kw_only=True):
 
     @staticmethod
     def _print(changes: Changes) -> None:
-        click.echo(json.dumps(changes, ensure_ascii=False, separators=(",", ":")))
+        tables = (
+            f'{json.dumps(table)}:{{"deletes":[{",".join(entry["deletes"])}],"inserts":[{",".join(entry["inserts"])}]}}'
+            for table, entry in changes.items()
+        )
+        click.echo("{" + ",".join(tables) + "}")
 
     def initial(self, message: v2.SubscribeApplied) -> Changes:
         changes: Changes = {}
@@ -141,14 +149,24 @@ class Watch(msgspec.Struct, kw_only=True):
         self, changes: Changes, table: str, *, deletes: Sequence[bytes] = (), inserts: Sequence[bytes] = ()
     ) -> None:
         entry = changes.setdefault(table, {"deletes": [], "inserts": []})
-        printer = self.printers.get(table, bytes.hex)  # a table made after we read the schema: its bytes
+        printer = self.printers.get(table, _unknown_row)
         entry["deletes"] += map(printer, deletes)
         entry["inserts"] += map(printer, inserts)
+
+
+def _unknown_row(row: bytes) -> str:
+    return json.dumps(row.hex())  # of a table that was made after we read the schema
 
 
 def row_printers(schema: Schema) -> dict[str, RowPrinter]:
     """For each table a function from the bytes of a row to its JSON object."""
     from ..types.algebraic import Typespace, type_from_json
+    from ..types.sats_json import row_to_json
 
     typespace = Typespace(tuple(type_from_json(t) for t in schema.types))
-    return {name: row_printer(typespace, typespace[table.type_ref]) for name, table in schema.tables.items()}
+    readers = {name: row_to_json(typespace[t.type_ref], "typed", typespace) for name, t in schema.tables.items()}
+    return {name: partial(_row_object, reader) for name, reader in readers.items()}
+
+
+def _row_object(reader: Callable[[bytes, int], tuple[str, int]], row: bytes) -> str:
+    return reader(row, 0)[0]
