@@ -185,7 +185,7 @@ if TYPE_CHECKING:
     class Variant(Generic[T]):
         """Base of a sum's variant that carries one value: `class Circle(Variant[f32]): ...`."""
 
-        __match_args__: ClassVar[tuple[str]] = ("value",)
+        __match_args__ = ("value",)
         __declaration__: ClassVar[Declaration]
 
         def __init__(self, value: T) -> None: ...
