@@ -166,6 +166,10 @@ class Lane:
         if not data:
             self.drop(client)
             return
+        self.take(client, data)
+
+    def take(self, client: Client, data: bytes) -> None:
+        """Bytes that the client sent."""
         client.last_received = self.now
         violation = None
         try:

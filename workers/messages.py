@@ -149,19 +149,29 @@ class DatabaseDown(_Message):
     deleted: bool
 
 
-class Names(_Message):
-    """All database names, and all identities that a name may stand for."""
+class DatabaseRecord(msgspec.Struct, array_like=True):
+    """A database that exists, whether or not it serves at the moment."""
 
-    names: dict[str, bytes]
-    databases: list[bytes]
+    identity: bytes
+    owner: bytes
+    initial_program: bytes
+    locked: bool
+
+
+class Directory(_Message):
+    """All names with their identities, in order, and all databases in order of creation."""
+
+    names: list[tuple[str, bytes]]
+    databases: list[DatabaseRecord]
 
 
 class Reply(_Message):
-    """The answer to a Request: an HTTP status with its body, or a value as MessagePack."""
+    """The answer to a Request. `kind` ok: `body` is the value as MessagePack; error: a text for the client, with an HTTP
+    status; denied, in_use: `body` is the name."""
 
     request_id: int
+    kind: str
     status: int
-    content_type: str
     body: bytes
 
 
@@ -169,7 +179,7 @@ class Reply(_Message):
 
 
 class Request(_Message):
-    """A change of the control store, or a question about it; `method` is a method of `control.Control`."""
+    """A change of the control store, or a question about it; `method` is one of `ControlPlane`'s."""
 
     request_id: int
     method: str
@@ -180,5 +190,5 @@ ToActor = ActorSetup | ActorAttachReader | DetachReader | UpdateProgram | Stop
 FromActor = ActorReady | ActorFailed | SlowReader
 ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
 FromLogKeeper = LogKeeperReady | LogKeeperDone
-ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Names | Reply | Stop
+ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Directory | Reply | Stop
 FromReader = Request

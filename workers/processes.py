@@ -161,8 +161,10 @@ class DatabaseProcesses:
 
     # -- start
 
-    async def start(self, create: bool, program: bytes, program_hash: bytes) -> None:
+    async def start(self, create: bool, program: bytes, program_hash: bytes, announce: bool = True) -> None:
         """Starts actor and log keeper and waits until the database serves and its creation is durable.
+
+        `announce`: the readers hear of it.
 
         Raises DatabaseFailed with the actor's text; then nothing runs.
         """
@@ -193,8 +195,9 @@ class DatabaseProcesses:
             raise DatabaseFailed(message.text)
         await self._start_keeper()
         self.ready = message
-        for reader in self._readers():
-            await self.attach_reader(reader)
+        if announce:
+            for reader in self._readers():
+                await self.attach_reader(reader)
         await self.wait_durable(message.next_offset)
 
     async def _start_keeper(self) -> None:

@@ -1,0 +1,252 @@
+"""Names and programs: the requests that readers pass on to the supervisor.
+
+Every program is first loaded in a process of its own (`loader.py`). Only a program that loads and validates touches a
+database; a running one goes on with its old program when anything fails. Requests about one identity run one at a time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from spacetimedb.auth.identity import derive_identity
+from spacetimedb.auth.keccak import keccak256
+from spacetimedb.log.control_store import DatabaseRow, NameClaimed, NameTaken
+from spacetimedb.schema.definition import ModuleDef
+from spacetimedb.schema.migration import MigrationRefused, plan
+from spacetimedb.schema.raw import decode_raw
+from spacetimedb.schema.validation import validate
+from spacetimedb.workers.loader import Loaded
+from spacetimedb.workers.messages import DatabaseDown, Reply, Request
+from spacetimedb.workers.processes import DatabaseFailed
+
+if TYPE_CHECKING:
+    from spacetimedb.workers.supervisor import Supervisor
+
+LOAD_LIMIT_S: Final = 10.0
+"""A module must be loaded within this time."""
+_pack: Final = msgspec.msgpack.encode
+
+
+class ControlError(Exception):
+    """A refusal that the client may read."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class ControlPlane:
+    """Methods named `do_...` answer requests; they return a value or raise ControlError, NameClaimed, NameTaken."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
+        self.broken: dict[bytes, str] = {}
+        """Databases that could not be opened, with the reason."""
+
+    async def answer(self, request: Request) -> Reply:
+        """Runs one request."""
+        try:
+            value = await getattr(self, f"do_{request.method}")(**request.arguments)
+        except ControlError as error:
+            return Reply(request.request_id, "error", error.status, error.text.encode())
+        except NameClaimed as error:
+            return Reply(request.request_id, "denied", 401, str(error).encode())
+        except NameTaken as error:
+            return Reply(request.request_id, "in_use", 400, str(error).encode())
+        except Exception as error:
+            self._supervisor.say(f"{request.method}: {type(error).__name__}: {error}")
+            return Reply(request.request_id, "error", 500, b"internal error")
+        return Reply(request.request_id, "ok", 200, _pack(value))
+
+    # -- names
+
+    async def do_sync(self) -> None:
+        """Sends the directory to every reader before the answer."""
+        await self._supervisor.tell_directory()
+
+    async def do_claim_name(self, owner: bytes, name: str) -> bytes:
+        """The identity behind a name, a new one if the name is unknown."""
+        store = self._supervisor.store
+        identity = store.resolve(name)
+        if identity is None:
+            identity = new_identity()
+            store.add_name(name, identity, owner)
+            await self._supervisor.tell_directory()
+        return identity
+
+    async def do_add_name(self, owner: bytes, identity: bytes, name: str) -> None:
+        """One more name for a database."""
+        self._supervisor.store.add_name(name, identity, owner)
+        await self._supervisor.tell_directory()
+
+    async def do_set_names(self, owner: bytes, identity: bytes, names: list[str]) -> None:
+        """All names of a database."""
+        self._supervisor.store.set_names(names, identity, owner)
+        await self._supervisor.tell_directory()
+
+    async def do_set_locked(self, identity: bytes, locked: bool) -> None:
+        """Protects a database from deletion and reset, or no longer."""
+        self._supervisor.store.set_locked(identity, locked)
+        await self._supervisor.tell_directory()
+
+    # -- programs
+
+    async def do_publish(
+        self,
+        caller: bytes,
+        identity: bytes | None,
+        program: bytes,
+        clear: bool,
+        break_clients: bool,
+        token: bytes | None,
+    ) -> dict[str, Any]:
+        """Creates, updates or resets a database. Returns its identity and whether it is new."""
+        identity = identity or new_identity()
+        async with self._locks[identity]:
+            row = self._supervisor.store.database(identity)
+            if row is None:
+                await self._create(identity, caller, program, None)
+            elif clear:
+                await self._create(identity, row.owner, program, row)
+            else:
+                await self._update(row, program, break_clients, token)
+        return {"identity": identity, "created": row is None}
+
+    async def do_reset(self, identity: bytes, program: bytes | None) -> None:
+        """Empties a database and starts it anew, with its present program if none is given."""
+        async with self._locks[identity]:
+            row = self._supervisor.store.database(identity)
+            if row is None:
+                raise ControlError(404, "No such database.")
+            await self._create(identity, row.owner, program or row.program, row)
+
+    async def do_delete(self, identity: bytes) -> None:
+        """Stops a database and forgets it; its files stay."""
+        async with self._locks[identity]:
+            supervisor = self._supervisor
+            supervisor.store.delete_database(identity)
+            self.broken.pop(identity, None)
+            await supervisor.tell_readers(DatabaseDown(identity, True))
+            database = supervisor.databases.pop(identity, None)
+            if database is not None:
+                await database.stop()
+            await supervisor.tell_directory()
+
+    async def do_pre_publish(self, identity: bytes, program: bytes, colour: bool) -> dict[str, Any]:
+        """What publishing the program would do to the database."""
+        row = self._supervisor.store.database(identity)
+        if row is None:
+            raise ControlError(404, "No such database.")
+        new = await self._load(program)
+        program_hash = keccak256(program)
+        token = migration_token(identity, row.program_hash, program_hash)
+        old = self._running_definition(identity)
+        try:
+            migration = plan(old, new)
+        except MigrationRefused as error:
+            return {"reason": str(error), "text": "", "break_clients": False, "token": token}
+        text = migration.render(colour=colour)
+        return {"reason": None, "text": text, "break_clients": migration.breaks_clients, "token": token}
+
+    async def do_why_down(self, identity: bytes) -> str | None:
+        """Why a database does not serve, None if it should."""
+        return self.broken.get(identity)
+
+    # -- the inside
+
+    async def _load(self, program: bytes) -> ModuleDef:
+        """The validated definition of a program. Raises ControlError with what its author needs to know."""
+        result = None
+        with trio.move_on_after(LOAD_LIMIT_S):
+            finished = await trio.run_process(
+                [sys.executable, "-m", "spacetimedb.workers.loader"],
+                stdin=program,
+                capture_stdout=True,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+            if finished.returncode or not finished.stdout:
+                raise ControlError(500, "the module ended its process while it was loaded")
+            result = msgspec.msgpack.decode(finished.stdout, type=Loaded)
+        if result is None:
+            raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
+        if result.problem is not None:
+            raise ControlError(500, result.problem)
+        return validate(decode_raw(result.definition))
+
+    def _running_definition(self, identity: bytes) -> ModuleDef:
+        database = self._supervisor.databases.get(identity)
+        if database is None or database.ready is None:
+            raise ControlError(500, f"error starting database: {self.broken.get(identity, 'it is not running')}")
+        return validate(decode_raw(database.ready.definition))
+
+    async def _create(self, identity: bytes, owner: bytes, program: bytes, old: DatabaseRow | None) -> None:
+        """A fresh database under `identity`; the old one, if any, goes on until the new one's module has loaded."""
+        supervisor = self._supervisor
+        await self._load(program)
+        program_hash = keccak256(program)
+        replica = supervisor.store.new_replica()
+        database = supervisor.new_database(identity, owner, replica)
+        database.initial_program = program_hash
+        database.program, database.program_hash = program, program_hash
+        running = supervisor.databases.get(identity)
+        try:
+            await database.start(True, program, program_hash, announce=running is None)
+        except DatabaseFailed as error:
+            raise ControlError(500, str(error)) from None
+        if running is not None:
+            supervisor.databases.pop(identity, None)
+            await supervisor.tell_readers(DatabaseDown(identity, False))
+            await running.stop()
+            for link in supervisor.reader_links():
+                await database.attach_reader(link)
+        self.broken.pop(identity, None)
+        supervisor.store.put_database(DatabaseRow(identity, owner, replica, program, program_hash, program_hash))
+        supervisor.adopt(database)
+        await supervisor.tell_directory()
+
+    async def _update(self, row: DatabaseRow, program: bytes, break_clients: bool, token: bytes | None) -> None:
+        if program == row.program:
+            return
+        new = await self._load(program)
+        old = self._running_definition(row.identity)
+        try:
+            migration = plan(old, new)
+        except MigrationRefused as error:
+            raise ControlError(400, f"Database update rejected: {error}") from None
+        program_hash = keccak256(program)
+        failed = "Failed to create or update the database: "
+        if break_clients and token != migration_token(row.identity, row.program_hash, program_hash):
+            raise ControlError(400, failed + "Token provided is invalid or does not match expected hash")
+        if migration.breaks_clients and not break_clients:
+            text = "Migration plan contains a client-breaking change which is disallowed under current policy"
+            raise ControlError(400, failed + text)
+        if not migration.is_empty:
+            text = "this server cannot change tables of a database with data yet; publish with --delete-data"
+            raise ControlError(400, failed + text)
+        database = self._supervisor.databases[row.identity]
+        try:
+            await database.update(program, program_hash)
+        except DatabaseFailed as error:
+            raise ControlError(400, failed + str(error)) from None
+        self._supervisor.store.set_program(row.identity, program, program_hash)
+
+
+def new_identity() -> bytes:
+    """An identity that nobody has."""
+    import uuid
+
+    return bytes(derive_identity("localhost", str(uuid.uuid4())))
+
+
+def migration_token(identity: bytes, old_hash: bytes, new_hash: bytes) -> bytes:
+    """Keccak-256 of three hex texts: the database identity (big-endian), the old and the new program hash."""
+    return keccak256((identity[::-1].hex() + old_hash.hex() + new_hash.hex()).encode())

@@ -1,0 +1,244 @@
+"""A reader worker: accepts connections, speaks HTTP and WebSocket, evaluates subscriptions, fans out.
+
+Tasks: one accepts, one listens to the supervisor, one moves WebSocket bytes (`client.Lane`), one waits for the bell that
+the actors and log keepers ring and pumps the databases' rings, one pings; and one for each connection, asleep for as long
+as the lane serves it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from spacetimedb.memory import control as words
+from spacetimedb.memory.doorbell import Doorbell
+from spacetimedb.memory.ring import ReaderDropped
+from spacetimedb.types.special import Identity
+from spacetimedb.workers.channel import Channel, ChannelClosed
+from spacetimedb.workers.client import Lane
+from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.messages import (
+    BELL_FDS,
+    DatabaseDown,
+    DatabaseUp,
+    Directory,
+    ReaderSetup,
+    Reply,
+    Request,
+    Stop,
+    ToReader,
+)
+
+DRAIN_S: Final = 1.0
+"""After a Stop, how long clients may take to close."""
+ACCEPT_RETRY_S: Final = 0.05
+
+
+class ControlRefused(Exception):
+    """The supervisor refused a request; `kind` and `status` as in `messages.Reply`."""
+
+    def __init__(self, kind: str, status: int, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.status = status
+        self.text = text
+
+
+class Reader:
+    """The process's state: links to databases, the directory, the lane."""
+
+    def __init__(self, channel: Channel, setup: ReaderSetup, fds: list[int]) -> None:
+        self.number = setup.reader
+        self.setup = setup
+        self.lane = Lane()
+        self.links: dict[Identity, DatabaseLink] = {}
+        self.directory = Directory([], [])
+        self.names: dict[str, Identity] = {}
+        self.changed = trio.Event()
+        """Set, and replaced, when a database comes up or the directory changes."""
+        self.http_connections = 0
+        self._channel = channel
+        self._socket = trio.socket.from_stdlib_socket(socket.socket(fileno=fds[0]))
+        self._bell = Doorbell.attach(*fds[1 : 1 + BELL_FDS])
+        self._waiting: dict[int, tuple[trio.Event, list[Reply]]] = {}
+        self._next_request = 0
+        self._stopping = trio.Event()
+
+    # -- the supervisor
+
+    async def ask(self, method: str, **arguments: Any) -> Any:
+        """A request to the control plane. Raises ControlRefused."""
+        self._next_request += 1
+        request_id = self._next_request
+        event, replies = trio.Event(), list[Reply]()
+        self._waiting[request_id] = event, replies
+        try:
+            await self._channel.send_async(Request(request_id, method, arguments))
+            await event.wait()
+        finally:
+            del self._waiting[request_id]
+        reply = replies[0]
+        if reply.kind != "ok":
+            raise ControlRefused(reply.kind, reply.status, reply.body.decode())
+        return msgspec.msgpack.decode(reply.body)
+
+    def _notify(self) -> None:
+        event, self.changed = self.changed, trio.Event()
+        event.set()
+
+    async def _listen(self) -> None:
+        while (received := await self._channel.receive_async()) is not None:
+            message, fds = received
+            match message:
+                case DatabaseUp():
+                    self._database_up(message, fds)
+                case DatabaseDown(identity):
+                    self._database_down(Identity(identity))
+                case Directory():
+                    self.directory = message
+                    self.names = {name: Identity(identity) for name, identity in message.names}
+                case Reply(request_id):
+                    waiting = self._waiting.get(request_id)
+                    if waiting is not None:
+                        waiting[1].append(message)
+                        waiting[0].set()
+                case Stop():
+                    break
+            self._notify()
+        self._stopping.set()
+
+    def _database_up(self, up: DatabaseUp, fds: list[int]) -> None:
+        identity = Identity(up.identity)
+        if up.is_update:
+            link = self.links.get(identity)
+            if link is not None:
+                link.update(up)
+            return
+        self._database_down(identity)
+        self.links[identity] = DatabaseLink(self.lane, self.number, up, fds)
+        self._bell.ring()
+
+    def _database_down(self, identity: Identity) -> None:
+        link = self.links.pop(identity, None)
+        if link is not None:
+            link.go_down()
+
+    # -- the rings
+
+    async def _pump(self) -> None:
+        """Waits for the bell and processes what the databases published."""
+        bell = self._bell
+        while True:
+            while True:
+                worked = False
+                for link in list(self.links.values()):
+                    try:
+                        worked |= link.pump()
+                    except ReaderDropped:
+                        sys.exit("the database dropped this reader: it was too slow")
+                    if link.outgoing:
+                        link.post()
+                    if link.touched:
+                        link.flush()
+                if not worked and all([link.prepare_sleep() for link in self.links.values()]):
+                    break
+                await trio.lowlevel.checkpoint()
+            await trio.lowlevel.wait_readable(bell.fd)
+            bell.clear()
+            for link in self.links.values():
+                link.awake()
+
+    # -- the port
+
+    async def _accept(self, nursery: trio.Nursery) -> None:
+        from spacetimedb.workers.http_server import serve_connection
+
+        while True:
+            try:
+                sock, _address = await self._socket.accept()
+            except OSError as error:
+                # Out of descriptors or memory, or the client is gone already: go on a little later.
+                print(f"accept: {error}", file=sys.stderr)
+                await trio.sleep(ACCEPT_RETRY_S)
+                continue
+            nursery.start_soon(serve_connection, self, trio.SocketStream(sock))
+
+    async def _count(self) -> None:
+        """Shows this reader's figures in the control blocks, for metrics."""
+        while True:
+            await trio.sleep(1)
+            for link in self.links.values():
+                block, slot = link.control, self.number
+                for word, value in (
+                    (words.READER_PID, os.getpid()),
+                    (words.READER_CONNECTIONS, len(link.clients)),
+                    (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
+                    (words.READER_CALLS, link.calls_received),
+                    (words.READER_MESSAGES, link.messages_sent),
+                    (words.READER_BYTES, self.lane.bytes_sent),
+                    (words.READER_DROPPED, self.lane.dropped),
+                ):
+                    block.words[block.reader_word(slot, word)] = value
+
+    async def run(self) -> None:
+        """Serves until told to stop, or until the supervisor is gone."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
+            nursery.start_soon(self._pump)
+            nursery.start_soon(self.lane.run)
+            nursery.start_soon(self.lane.keep_alive)
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(self._accept, nursery)
+                await self._stopping.wait()
+                accepting.cancel_scope.cancel()
+            for identity in list(self.links):
+                self._database_down(identity)
+            with trio.move_on_after(DRAIN_S):
+                while self.lane.clients:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+
+def raise_descriptor_limit() -> None:
+    """Every client is a descriptor: as many as the system lets us have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        pass
+
+
+def main() -> None:
+    """Entry of the process; the argument is the number of the inherited channel descriptor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise_descriptor_limit()
+    channel = Channel.from_fd(int(sys.argv[1]), ToReader)
+    first = channel.receive()
+    if first is None:
+        return
+    setup, fds = first
+    assert isinstance(setup, ReaderSetup)
+
+    async def run() -> None:
+        reader = Reader(channel, setup, fds)
+        gc.collect()
+        gc.freeze()
+        try:
+            await reader.run()
+        except ChannelClosed:
+            pass
+
+    trio.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""The supervisor: owns the control store, the listening socket and all other processes.
+
+It starts a database for every row of the control store, readers for the port, and starts again what dies. Readers send it
+requests about names and programs over their channels (`control_plane.ControlPlane`). SIGINT and SIGTERM drain: no new
+connections, clients closed, accepted calls run and made durable, every process ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from spacetimedb.log.control_store import ControlStore
+from spacetimedb.memory.doorbell import Doorbell
+from spacetimedb.workers.channel import ChannelClosed
+from spacetimedb.workers.control_plane import ControlPlane
+from spacetimedb.workers.messages import (
+    MAX_READERS,
+    DatabaseDown,
+    FromReader,
+    DatabaseRecord,
+    Directory,
+    ReaderSetup,
+    Reply,
+    Request,
+    Stop,
+)
+from spacetimedb.workers.options import ServerOptions
+from spacetimedb.workers.processes import Child, DatabaseFailed, DatabaseProcesses, ReaderLink, listening_socket, start_child
+
+READER_BACKOFF_S: Final = 0.2
+ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")
+
+
+class ServerError(Exception):
+    """The server cannot start; the text says why and what to do."""
+
+
+class Supervisor:
+    """State of the supervisor process. `run` is its life."""
+
+    def __init__(self, options: ServerOptions, directory: Path) -> None:
+        self.options = options
+        self.directory = directory
+        self.store = ControlStore.open(None if options.in_memory else directory / "control.sqlite")
+        self.databases: dict[bytes, DatabaseProcesses] = {}
+        self.readers: dict[int, tuple[Child, ReaderLink]] = {}
+        self.control = ControlPlane(self)
+        self._nursery: trio.Nursery
+        self._socket = listening_socket(options.listen_host, options.listen_port)
+        self._stopping = False
+        self._keys = self._load_keys()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def say(self, text: str) -> None:
+        """One line for whoever started the server."""
+        print(text, file=sys.stderr, flush=True)
+
+    def _load_keys(self) -> tuple[bytes, bytes]:
+        from spacetimedb.auth.keys import KeyPair, key_paths
+
+        directory = self.options.jwt_key_dir or self.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        pair = KeyPair.load_or_create(*key_paths(directory))
+        return pair.private_pem, pair.public_pem
+
+    # -- readers
+
+    def reader_links(self) -> list[ReaderLink]:
+        """The readers that live."""
+        return [link for _child, link in self.readers.values()]
+
+    async def tell_readers(self, message: DatabaseDown | Directory) -> None:
+        """Sends to every reader; one that is dying is skipped."""
+        for child, link in list(self.readers.values()):
+            try:
+                await child.channel.send_async(message)
+            except ChannelClosed:
+                pass
+            link.bell.ring()
+
+    async def tell_directory(self) -> None:
+        """Sends all names and databases to all readers."""
+        await self.tell_readers(self.directory_message())
+
+    def directory_message(self) -> Directory:
+        """All names and databases."""
+        store = self.store
+        records = [
+            DatabaseRecord(row.identity, row.owner, row.initial_program, store.is_locked(row.identity))
+            for row in store.databases()
+        ]
+        return Directory(store.all_names(), records)
+
+    async def _keep_reader(self, number: int, task_status: trio.TaskStatus[None]) -> None:
+        """Runs reader `number`, again and again, until the server stops."""
+        announced = False
+        while not self._stopping:
+            bell = Doorbell.create()
+            child = await start_child("reader", "spacetimedb.workers.reader", FromReader)
+            link = ReaderLink(number, bell, child.channel.send_async)
+            demo = Path(__file__).resolve().parent.parent / "demo"
+            demo_directory = str(demo) if demo.is_dir() else None
+            try:
+                setup = ReaderSetup(number, *self._keys, demo_directory)
+                await child.channel.send_async(setup, self._socket.fileno(), *bell.fds)
+                await child.channel.send_async(self.directory_message())
+                self.readers[number] = child, link
+                for database in list(self.databases.values()):
+                    await database.attach_reader(link)
+                if not announced:
+                    announced = True
+                    task_status.started()
+                while (received := await child.channel.receive_async()) is not None:
+                    assert isinstance(received[0], Request)
+                    self._nursery.start_soon(self._serve, child, received[0])
+            except ChannelClosed:
+                pass
+            self.readers.pop(number, None)
+            with trio.CancelScope(shield=True):
+                for database in list(self.databases.values()):
+                    await database.detach_reader(number)
+            if child.process.returncode is None:
+                child.process.kill()
+            await child.process.wait()
+            child.channel.close()
+            bell.close()
+            if not self._stopping:
+                self.say(f"reader {number} ended; starting it again")
+                await trio.sleep(READER_BACKOFF_S)
+
+    async def _serve(self, child: Child, request: Request) -> None:
+        reply: Reply = await self.control.answer(request)
+        try:
+            await child.channel.send_async(reply)
+        except ChannelClosed:
+            pass
+
+    def drop_reader(self, number: int) -> None:
+        """A reader that does not keep up is replaced."""
+        found = self.readers.get(number)
+        if found is not None:
+            self.say(f"reader {number} held up the database; replacing it")
+            found[0].process.kill()
+
+    # -- databases
+
+    def new_database(self, identity: bytes, owner: bytes, replica: int) -> DatabaseProcesses:
+        """The processes of a database, not started."""
+        return DatabaseProcesses(
+            identity,
+            owner,
+            self.directory / "replicas" / str(replica),
+            self.options.in_memory,
+            self.reader_links,
+            lambda text: self.say(f"database {identity[::-1].hex()[:16]}: {text}"),
+        )
+
+    def adopt(self, database: DatabaseProcesses) -> None:
+        """A started database is kept running from now on."""
+        self.databases[database.identity] = database
+
+        async def down() -> None:
+            await self.tell_readers(DatabaseDown(database.identity, False))
+
+        self._nursery.start_soon(database.supervise, down, self.drop_reader)
+
+    async def _start_known_databases(self) -> None:
+        for row in self.store.databases():
+            database = self.new_database(row.identity, row.owner, row.replica)
+            database.initial_program = row.initial_program
+            database.program, database.program_hash = row.program, row.program_hash
+            try:
+                await database.start(False, row.program, row.program_hash)
+            except DatabaseFailed as error:
+                self.say(f"database {row.identity[::-1].hex()[:16]} cannot be opened: {error}")
+                self.control.broken[row.identity] = str(error)
+                continue
+            self.adopt(database)
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serves until a signal asks to stop."""
+        options = self.options
+        count = options.readers or max(1, (os.cpu_count() or 2) - 1)
+        count = min(count, MAX_READERS)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as self._nursery:
+                await self._start_known_databases()
+                for number in range(count):
+                    await self._nursery.start(self._keep_reader, number)
+                host = f"[{options.listen_host}]" if ":" in options.listen_host else options.listen_host
+                print(f"spacetime is listening on http://{host}:{self.port}", flush=True)
+                async for _signal in signals:
+                    break
+                self._stopping = True
+                await self._stop()
+                self._nursery.cancel_scope.cancel()
+        self._socket.close()
+        self.store.close()
+
+    async def _stop(self) -> None:
+        self._socket.close()
+        children = list(self.readers.values())
+        for child, link in children:
+            try:
+                await child.channel.send_async(Stop())
+            except ChannelClosed:
+                pass
+            link.bell.ring()
+        for child, _link in children:
+            await child.stop()
+        async with trio.open_nursery() as nursery:
+            for database in list(self.databases.values()):
+                nursery.start_soon(database.stop)
+
+
+@asynccontextmanager
+async def _data_directory(options: ServerOptions) -> AsyncIterator[Path]:
+    """The data directory, locked for this process; a temporary one for a server in memory."""
+    if options.in_memory or options.data_dir is None:
+        directory = Path(tempfile.mkdtemp(prefix="spacetimedb-"))
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        return
+    directory = options.data_dir
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        pid_file = directory / "spacetime.pid"
+        fd = os.open(pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ServerError(f"cannot use the data directory {directory}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(fd, 32).decode(errors="replace")
+        os.close(fd)
+        raise ServerError(
+            f"the data directory {directory} is in use by the server with pid {owner}; stop it or choose another --data-dir"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, str(os.getpid()).encode())
+    os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
+    try:
+        yield directory
+    finally:
+        pid_file.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def serve(options: ServerOptions) -> int:
+    """Runs a server until it is told to stop. Returns the exit status; problems are printed."""
+
+    async def main() -> None:
+        async with _data_directory(options) as directory:
+            await Supervisor(options, directory).run()
+
+    try:
+        trio.run(main)
+    except (ServerError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
