@@ -1,0 +1,89 @@
+"""Handlers of the routes that concern the server and identities."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from spacetimedb.types.special import Identity
+
+from .exchange import Exchange, authenticate
+from .messages import PEM, TEXT, HttpError, Response, empty_response, json_response
+from .query import bare_identity, integer, path_parameter, read_query
+
+VERSION: Final = "2.8.3"
+"""Version of the protocol family this server speaks, as clients and tools read it."""
+
+
+async def ping(exchange: Exchange) -> Response:
+    return empty_response()
+
+
+async def health(exchange: Exchange) -> Response:
+    return json_response(
+        {"nodes": [0], "package_name": "spacetimedb-client-api", "schedulable": True, "version": VERSION}
+    )
+
+
+async def metrics(exchange: Exchange) -> Response:
+    return Response(200, [("content-type", TEXT)], await exchange.backend.metrics())
+
+
+async def service_discovery(exchange: Exchange) -> Response:
+    return json_response([{"targets": ["node:80"], "labels": {}}])
+
+
+def _path_identity(exchange: Exchange) -> Identity:
+    identity: Identity = path_parameter(exchange.parameters["identity"], bare_identity)
+    return identity
+
+
+async def energy(exchange: Exchange) -> Response:
+    """The balance of the identity in the path; a token is not looked at."""
+    return json_response({"balance": str(await exchange.backend.energy(_path_identity(exchange), 0))})
+
+
+async def _energy_caller(exchange: Exchange) -> Identity:
+    """Reading a balance is open to all, so the route does not look at tokens: the methods that need one do."""
+    await authenticate(exchange, mint=False)
+    _path_identity(exchange)
+    return exchange.caller.identity
+
+
+async def add_energy(exchange: Exchange) -> Response:
+    """The caller's balance after crediting `amount`; the identity in the path means nothing."""
+    identity = await _energy_caller(exchange)
+    try:
+        credit = read_query(exchange.request.query, {"amount": integer(128)}).get("amount", 0)
+    except HttpError:
+        raise HttpError(400) from None
+    return json_response({"balance": str(await exchange.backend.energy(identity, credit))})
+
+
+async def set_energy(exchange: Exchange) -> Response:
+    """Nobody may set a balance."""
+    await _energy_caller(exchange)
+    return empty_response(401)
+
+
+async def create_identity(exchange: Exchange) -> Response:
+    claims = exchange.tokens.mint()
+    return json_response({"identity": claims.identity.hex(), "token": claims.token})
+
+
+async def public_key(exchange: Exchange) -> Response:
+    return Response(200, [("content-type", PEM)], exchange.tokens.public_pem)
+
+
+async def websocket_token(exchange: Exchange) -> Response:
+    return json_response({"token": exchange.tokens.websocket_token(exchange.caller).token})
+
+
+async def verify_identity(exchange: Exchange) -> Response:
+    identity = _path_identity(exchange)
+    return empty_response(204 if exchange.caller.identity == identity else 400)
+
+
+async def databases(exchange: Exchange) -> Response:
+    owned = await exchange.backend.databases_of(_path_identity(exchange))
+    body: dict[str, Any] = {"identities": [identity.hex() for identity in owned]}
+    return json_response(body)
