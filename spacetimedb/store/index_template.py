@@ -59,6 +59,11 @@ class IndexTemplate:
         return "key=MISSING" if self.is_single else "*prefix"
 
     @property
+    def _keys(self) -> str:
+        """The same where keyword-only parameters follow."""
+        return "key=MISSING, *" if self.is_single else "*prefix"
+
+    @property
     def _is_point(self) -> str:
         return "key is not MISSING" if self.is_single else f"len(prefix) == {len(self.index.attributes)}"
 
@@ -110,7 +115,7 @@ class IndexTemplate:
             f"rows = select_{n}({self._prefix}, {_PASS_BOUNDS}, reverse, limit)",
             f"return {self._copies('rows')}",
         ]
-        return function(f"filter_{n}({self._leading}, *, {_BOUNDS}, reverse=False, limit=None)", body)
+        return function(f"filter_{n}({self._keys}, {_BOUNDS}, reverse=False, limit=None)", body)
 
     def count(self) -> list[str]:
         n = self.n
@@ -123,7 +128,7 @@ class IndexTemplate:
             f"    return {size}",
             f"return len(select_{n}({self._prefix}, {_PASS_BOUNDS}))",
         ]
-        return function(f"count_{n}({self._leading}, *, {_BOUNDS})", body)
+        return function(f"count_{n}({self._keys}, {_BOUNDS})", body)
 
     def find(self) -> list[str]:
         body = [f"row = by_{self.n}.get({self._key})"]
@@ -174,7 +179,7 @@ class IndexTemplate:
             f"    found = [{self.table.key_of('row')} for row in selected]",
             *remove_all,
         ]
-        return function(f"delete_{n}({self._leading}, *, {_BOUNDS})", body)
+        return function(f"delete_{n}({self._keys}, {_BOUNDS})", body)
 
     def update(self) -> list[str]:
         table, n = self.table, self.n

@@ -92,7 +92,9 @@ class Table:
         self.shape = layout.shape
         self.row_class = layout.row_class
         self.flags = (EVENT if definition.is_event else 0) | (UNLOGGED if is_ephemeral else 0)
-        self.row_length = fixed_size(layout.shape) or 0
+        size = fixed_size(layout.shape)
+        self.is_fixed = size is not None
+        self.row_length = size or 0
         self.sequences = tuple(sequences)
         self._heap = heap
         self._max_rows = max_rows
@@ -120,7 +122,7 @@ class Table:
     def _constants(self, dirty: list[Table]) -> dict[str, object]:
         """Globals of the generated code."""
         layout, heap = self.layout, self._heap
-        slots = heap.slots(self.row_length) if self.row_length else None
+        slots = heap.slots(self.row_length) if self.is_fixed else None
         constants: dict[str, object] = {
             "MISSING": MISSING,
             "OrderedKeys": OrderedKeys,
@@ -131,7 +133,6 @@ class Table:
             "replace": replace,
             "force_setattr": force_setattr,
             "decode": codec(layout.shape).decode,
-            "copier": layout.row_class.__copy__,
             "table": self,
             "title": self.name,
             "dirty": dirty,

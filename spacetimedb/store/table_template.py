@@ -34,8 +34,8 @@ from .layout import IndexLayout, TableLayout
 from .limits import MAX_PENDING_KEYS
 
 _NAMES = """
-    MISSING OrderedKeys ReducerError Row TableDelta UniqueViolation adopt bucket build clear copier copy_row count decode
-    delete deletes delta dirty discard discard_all encode error existing explain finish force_setattr found
+    MISSING OrderedKeys ReducerError Row TableDelta UniqueViolation adopt bucket build clear copier copy_row count
+    decode delete deletes delta dirty discard discard_all encode error existing explain finish force_setattr found
     free fresh get given gone header heap heap_row image images insert inserts is_sorted key keys max_bytes max_rows
     memory new new_refs no_such_row old old_key old_refs pop prefix prepare put record recording ref refs remove
     replace retired rollback row rows selected table take title too_long too_many touched try_insert value violation
@@ -228,13 +228,13 @@ class TableTemplate:
     def copy_function(self) -> list[str]:
         layout = self.layout
         if not layout.deep:
-            return []
+            return [] if self.is_shared else ["", "copier = Row.__copy__"]
         changes = [f"clone_{field.attr}(row.{field.attr})" for field in layout.deep]
         if layout.is_frozen:
             pairs = ", ".join(f"{f.attr}={change}" for f, change in zip(layout.deep, changes, strict=True))
-            return function("copy_row(row)", [f"return replace(row, {pairs})"])
+            return function("copy_row(row)", [f"return replace(row, {pairs})"]) + ["", "copier = copy_row"]
         lines = [f"new.{f.attr} = {change}" for f, change in zip(layout.deep, changes, strict=True)]
-        return function("copy_row(row)", ["new = row.__copy__()", *lines, "return new"])
+        return [*function("copy_row(row)", ["new = row.__copy__()", *lines, "return new"]), "", "copier = copy_row"]
 
     def insert(self) -> list[str]:
         layout = self.layout
