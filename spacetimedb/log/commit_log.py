@@ -136,9 +136,8 @@ class CommitLogWriter:
         self.next_offset, self.epoch = walk.next_offset, walk.epoch
         # What was read may be in the page cache only: the process that wrote it died before its sync.
         files.sync_data(self._fd)
+        self._open_mark(path, read_mark(files, path), self._end)
         files.sync_directory(self.directory)
-        self._open_mark(path, read_mark(files, path))
-        self._write_mark(False)
         self._synced_end = self._end
         self.durable_offset = self.next_offset - 1 if self.next_offset else None
 
@@ -219,7 +218,7 @@ class CommitLogWriter:
             return self.durable_offset
         try:
             self._files.sync_data(self._fd)
-            self._write_mark(False)
+            self._write_mark(self._end)
         except BaseException:
             self._failed = True
             raise
@@ -229,7 +228,7 @@ class CommitLogWriter:
 
     def _rotate(self) -> None:
         self._files.sync_data(self._fd)
-        self._write_mark(False)
+        self._write_mark(self._end)
         old_fd, old_mark_fd, old_sequence, old_end = self._fd, self._mark_fd, self._mark_sequence, self._end
         self._create_segment(self.next_offset)
         self._put_mark(old_mark_fd, old_sequence, old_end, True)
@@ -246,24 +245,30 @@ class CommitLogWriter:
         try:
             write_all(files, fd, 0, SEGMENT_HEADER)
             files.sync_data(fd)
+            self._open_mark(path, None, len(SEGMENT_HEADER))
             files.rename(temporary, path)
+            files.sync_directory(self.directory)
         except BaseException:
             files.close(fd)
             raise
         self._fd = fd
         self._end = self._synced_end = len(SEGMENT_HEADER)
-        self._open_mark(path, None)
-        files.sync_directory(self.directory)
-        self._write_mark(False)
 
-    def _open_mark(self, segment: Path, mark: Mark | None) -> None:
-        self._mark_fd = self._files.open(mark_path(segment))
+    def _open_mark(self, segment: Path, mark: Mark | None, end: int) -> None:
+        """Opens the segment's mark, `mark` being what is in it, and makes it say `end`; this one time it is synced.
+
+        A segment written here therefore always has an intact mark, also after a power failure.
+        """
+        files = self._files
+        self._mark_fd = files.open(mark_path(segment))
         if mark is None or not mark.intact:
-            self._files.truncate(self._mark_fd, 0)
+            files.truncate(self._mark_fd, 0)
         self._mark_sequence = mark.sequence + 1 if mark is not None else 0
+        self._write_mark(end)
+        files.sync_data(self._mark_fd)
 
-    def _write_mark(self, sealed: bool) -> None:
-        self._put_mark(self._mark_fd, self._mark_sequence, self._end, sealed)
+    def _write_mark(self, end: int) -> None:
+        self._put_mark(self._mark_fd, self._mark_sequence, end, False)
         self._mark_sequence += 1
 
     def _put_mark(self, fd: int, sequence: int, end: int, sealed: bool) -> None:

@@ -19,7 +19,7 @@ class FileSystem(Protocol):
         ...
 
     def make_directory(self, directory: Path) -> None:
-        """Creates the directory and its parents where they are missing."""
+        """Creates the directory and its parents where they are missing, so that they survive a crash."""
         ...
 
     def read(self, path: Path) -> bytes:
@@ -64,7 +64,10 @@ class OperatingSystem:
         return os.listdir(directory)
 
     def make_directory(self, directory: Path) -> None:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
+        for path in reversed(missing):
+            self.sync_directory(path.parent)
 
     def read(self, path: Path) -> bytes:
         with open(path, "rb", buffering=0) as file:

@@ -51,7 +51,7 @@ class _Writer:
     """Lines that move `at` behind a value; `pending` bytes are not added yet."""
 
     def __init__(self) -> None:
-        self.builder = SourceBuilder(["rows", "start", "count", "u32"])
+        self.builder = SourceBuilder(["rows", "start", "count", "u32", "skip", "split"])
         self.builder.names["u32"] = Struct("<I").unpack_from
 
     def skip(self, t: AlgebraicType, depth: int) -> list[str]:

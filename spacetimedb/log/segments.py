@@ -14,9 +14,9 @@ epoch; it is read, not written. Segments compressed with zstd are recognised and
     slot := crc32c:u32 (of the rest)  flags:u32 (1 = sealed)  next_offset:u64  end:u64  sequence:u64
 
 The mark says: the segment's bytes before `end`, the transactions before `next_offset`, have been through a successful
-fdatasync. The two slots are written in turn, after the fdatasync, without one of their own; the higher sequence counts.
-So a mark is never ahead of the disk, and behind it only after a power failure. `sealed` is set once the segment after
-this one exists, directory entry included.
+fdatasync. The two slots are written in turn, after the fdatasync; the higher sequence counts. The first is synced when
+the segment is opened for writing, the later ones are not. So a mark is never ahead of the disk, and behind it only after
+a power failure. `sealed` is set once the segment after this one exists, directory entry included.
 
 Judging a segment. Let p be the end of its last good commit, W the mark's `end` (without a mark: the end of the last
 commit that an upstream offset index `.stdb.ofs` correctly points at).
