@@ -4,7 +4,7 @@ Positional, no padding, integers little-endian:
 
     bool                 1 byte, 00 or 01
     u8..u256, i8..i256   1 to 32 bytes, two's complement
-    f32, f64             IEEE 754 bits
+    f32, f64             IEEE 754 bits (a signalling NaN of an f32 becomes a quiet one: Python's floats are doubles)
     string, bytes        u32 byte length, bytes (string: UTF-8)
     array                u32 count, elements
     product              elements in order

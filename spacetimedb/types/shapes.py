@@ -205,12 +205,13 @@ def is_unit_shape(shape: Shape) -> bool:
 
 
 def shape_of(t: AlgebraicType, typespace: Typespace = EMPTY_TYPESPACE) -> Shape:
-    """The generic shape of a type; ValueError if a reference leads nowhere."""
+    """The generic shape of a type; ValueError if a reference leads nowhere or to itself."""
     match t:
         case Primitive(kind):
             return _SCALARS[kind.lower()]
         case Ref(index):
-            return RefShape(typespace, index) if typespace.is_recursive(t) else shape_of(typespace[index], typespace)
+            resolved = typespace.resolve(t)
+            return RefShape(typespace, index) if typespace.is_recursive(t) else shape_of(resolved, typespace)
         case Array(element):
             return _SCALARS["bytes"] if is_bytes(t) else ArrayShape(shape_of(element, typespace))
         case Product(elements):

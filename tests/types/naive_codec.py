@@ -52,6 +52,18 @@ def encode(t: Any, value: Any, typespace: Typespace) -> bytes:
     return number
 
 
+def inner_of(t: Any) -> Any:
+    return t.variants[0].algebraic_type
+
+
+def may_be_none(t: Any, typespace: Typespace) -> bool:
+    """An option is None or the value, unless the value may be None itself."""
+    resolved = typespace.resolve(t)
+    if isinstance(t, Ref) and typespace.is_recursive(t):
+        return is_option(resolved)
+    return is_option(resolved) and not may_be_none(inner_of(resolved), typespace)
+
+
 def to_generic(t: Any, value: Any, typespace: Typespace) -> Any:
     """The value as codecs of generic shapes give and take it."""
     if isinstance(t, Ref):
@@ -74,7 +86,7 @@ def to_generic(t: Any, value: Any, typespace: Typespace) -> Any:
         tag = names_of(t).index(key)
         inner = t.variants[tag].algebraic_type
         made = to_generic(inner, payload, typespace)
-        if is_option(t) and not is_option(typespace.resolve(t.variants[0].algebraic_type)):
+        if is_option(t) and not may_be_none(inner_of(t), typespace):
             return made if tag == 0 else None
         if is_result(t):
             return (key, made)
