@@ -1,4 +1,4 @@
-"""A real server in processes of its own, for tests: starts it, talks to it, ends it, and sees to it that nothing is left.
+"""A real server in processes of its own, for tests: starts it, talks to it, ends it, and sees that nothing is left.
 
 Waiting is done on pipes and process descriptors, never by sleeping.
 """
@@ -36,7 +36,7 @@ class RequestFailed(Exception):
 
 
 class ServerProcess:
-    """One server below `root` (data, keys, output). `port` 0: the system picks one at the first start, kept at restarts."""
+    """One server below `root` (data, keys). `port` 0: the system picks one at the first start; restarts keep it."""
 
     def __init__(self, root: Path, *, in_memory: bool = False, readers: int | None = None, port: int = 0) -> None:
         self.root, self.in_memory, self.readers, self.port = root, in_memory, readers, port

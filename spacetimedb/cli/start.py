@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -51,13 +52,12 @@ def start(
     from ..workers.options import ServerOptions
     from ..workers.supervisor import serve  # heavy: only the server itself needs it
 
-    serve(
-        ServerOptions(
-            listen_host=host,
-            listen_port=port,
-            data_dir=(data_dir or settings.paths.data).absolute(),
-            in_memory=in_memory,
-            readers=readers,
-            jwt_key_dir=(jwt_key_dir or settings.paths.key_dir).absolute(),
-        )
+    options = ServerOptions(
+        listen_host=host,
+        listen_port=port,
+        data_dir=(data_dir or settings.paths.data).absolute(),
+        in_memory=in_memory,
+        readers=readers,
+        jwt_key_dir=(jwt_key_dir or settings.paths.key_dir).absolute(),
     )
+    sys.exit(serve(options))
