@@ -107,7 +107,7 @@ class _Walk:
     """One pass over a text. `path` leads to the value that is being read; it stays as it is after an error."""
 
     def __init__(self, text: bytes | str, typespace: Typespace) -> None:
-        self.reader = JsonReader(text.encode(errors="replace") if isinstance(text, str) else text)
+        self.reader = JsonReader(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
         self.typespace = typespace
         self.path: list[int | str] = []
 
