@@ -13,7 +13,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from spacetimedb.schema.definition import ColumnDef, TableDef
+from spacetimedb.schema.definition import ColumnDef, ModuleDef, TableDef
+from spacetimedb.schema.system_tables import SYSTEM_TABLES
 from spacetimedb.sql.layout import RowLayout
 from spacetimedb.types.algebraic import AlgebraicType, Product
 
@@ -96,3 +97,15 @@ class Tables:
     def user_tables(self) -> list[TableRef]:
         """See ``Catalog``."""
         return sorted((table for table in self._tables if not table.is_system), key=lambda table: table.is_view)
+
+
+class SchemaCatalog(Tables):
+    """The catalog of a module's database: its tables and the system tables, without the private ones for a stranger.
+
+    ``table_ids`` maps canonical names of the module's tables to ids. Views are not in it yet.
+    """
+
+    def __init__(self, definition: ModuleDef, table_ids: Mapping[str, int], owner: bool) -> None:
+        own = [TableRef.of(table_ids[table.name], table) for table in definition.all_tables if table.name in table_ids]
+        system = [TableRef.of(table.table_id, table.definition) for table in SYSTEM_TABLES]
+        super().__init__(table for table in (*own, *system) if owner or table.is_public)

@@ -1,0 +1,487 @@
+"""Subscriptions of the clients of one reader to one database.
+
+``compile_set`` turns texts into queries, ``subscribe`` registers a set of them and gives their rows, ``evaluate`` gives
+what a commit means for whom. Everything is synchronous and happens at one place of the commit order: the ``RowSource``
+has to show the state after the last commit that was given to ``evaluate`` (or ``follow``, for commits that are not
+broadcast).
+
+A query is shared by all clients that send the same text in the same role (owner or not; per caller if it names
+``:sender``). A commit is evaluated once per query, encoded once, and put together once per audience (see ``query``):
+clients with the same query sets get the very same bytes.
+
+Limits: RECENT_PLANS plans of queries that nobody is subscribed to are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from spacetimedb.sql.catalog import Catalog
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.sql.execute import RowSource, execute_select
+from spacetimedb.sql.plan import SelectPlan, plan_one_off, plan_subscription
+from spacetimedb.store.commit_record import TableChange
+from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, ValueMap
+from spacetimedb.subscriptions.query import (
+    SHARED_QUERIES,
+    SHARED_SETS,
+    Audience,
+    JoinFragment,
+    Query,
+    Side,
+    SingleFragment,
+    make_fragment,
+)
+from spacetimedb.subscriptions.updates import Affected, Update, update_groups
+from spacetimedb.subscriptions.wire import (
+    NO_ROWS,
+    event_update,
+    row_list_of,
+    string,
+    table_update,
+    whole_event_update,
+    whole_table_update,
+)
+from spacetimedb.types.special import Identity
+
+RECENT_PLANS: Final = 1024
+INDEXED_ROWS: Final = 256
+"""Tables smaller than this are searched row by row for the rows of a new subscription."""
+_EVERYTHING: Final = re.compile(r"\s*SELECT\s+\*\s+FROM\s+\*\s*", re.IGNORECASE)
+
+
+class QuerySetInUse(Exception):
+    """The client has a query set with this id."""
+
+
+class QuerySetUnknown(Exception):
+    """The client has no query set with this id."""
+
+
+class OneOff:
+    """A query that is answered once. ``stored_tables``: the tables whose rows it needs."""
+
+    __slots__ = ("plan", "stored_tables")
+
+    def __init__(self, plan: SelectPlan) -> None:
+        self.plan = plan
+        tables = {relvar.table.table_id: relvar.table for relvar in plan.relvars}
+        self.stored_tables = tuple(table_id for table_id, table in tables.items() if not table.is_event)
+
+
+class Subscriptions:
+    """See the head of the module. Clients are numbers that the caller gives."""
+
+    def __init__(self, source: RowSource) -> None:
+        self._source = source
+        self.tables: dict[int, ChangedTable] = {}
+        """The tables that live subscriptions read, by id."""
+        self._queries: dict[tuple[object, ...], Query] = {}
+        self._recent: dict[tuple[object, ...], Query] = {}
+        """Compiled queries that nobody is subscribed to, oldest first."""
+        self._clients: dict[int, Audience] = {}
+        self._shared: dict[tuple[tuple[int, tuple[Query, ...]], ...], Audience] = {}
+        self.evaluated = 0
+        """Fragments evaluated by ``evaluate`` since the start."""
+
+    # ---- compiling ----
+
+    def compile_set(self, texts: Iterable[str], caller: Identity, is_owner: bool, catalog: Catalog) -> list[Query]:
+        """The queries of a Subscribe, without repetitions. Raises SqlError with the whole text for the client."""
+        queries: dict[Query, None] = {}
+        for untrimmed in texts:
+            text = untrimmed.strip()
+            if not text:
+                raise SqlError("SubscriptionError: Empty string, executing: ``")
+            if _EVERYTHING.fullmatch(text):
+                expanded = [_select_all(table.name) for table in catalog.user_tables() if not table.is_event]
+            else:
+                expanded = [text]
+            for one in expanded:
+                try:
+                    queries[self.compile(one, caller, is_owner, catalog)] = None
+                except SqlError as error:
+                    raise SqlError(f"{error}, executing: `{one}`") from None
+        return list(queries)
+
+    def compile(self, text: str, caller: Identity, is_owner: bool, catalog: Catalog) -> Query:
+        """One query; raises SqlError with the bare text. A known text costs two look-ups."""
+        for key in ((text, is_owner), (text, is_owner, caller)):
+            found = self._queries.get(key) or self._recent.get(key)
+            if found is not None:
+                return found
+        plan = plan_subscription(text, catalog, caller)
+        key = (text, is_owner, caller) if plan.uses_sender else (text, is_owner)
+        query = Query(key, text, (plan,))
+        self._keep_recent(query)
+        return query
+
+    def compile_one_off(self, text: str, caller: Identity, is_owner: bool, catalog: Catalog) -> OneOff:
+        """A query to answer once; raises SqlError."""
+        return OneOff(plan_one_off(text, catalog, caller))
+
+    def one_off_rows(self, query: OneOff) -> bytes:
+        """The answer, as SingleTableRows. Raises SqlError if a join gets too large."""
+        result = execute_select(query.plan, self._source)
+        return string(query.plan.table.name) + row_list_of(result.rows)
+
+    def forget_plans(self) -> None:
+        """Drops compiled queries that nobody is subscribed to: tables or rights changed."""
+        self._recent.clear()
+
+    def _keep_recent(self, query: Query) -> None:
+        self._recent[query.key] = query
+        if len(self._recent) > RECENT_PLANS:
+            del self._recent[next(iter(self._recent))]
+
+    # ---- clients ----
+
+    def has_client(self, client: int) -> bool:
+        """Whether the client has any query set."""
+        return client in self._clients
+
+    def has_set(self, client: int, query_set_id: int) -> bool:
+        """Whether the client has this query set."""
+        audience = self._clients.get(client)
+        return audience is not None and query_set_id in audience.sets
+
+    def tables_of(self, client: int, query_set_id: int) -> set[int]:
+        """The tables whose rows the set reads. Raises QuerySetUnknown."""
+        return {table_id for query in self._set(client, query_set_id) for table_id in query.stored_tables}
+
+    def subscribe(self, client: int, query_set_id: int, queries: Sequence[Query]) -> list[bytes]:
+        """Registers a set and gives its rows, one SingleTableRows per fragment (none if it reads an empty table).
+
+        Raises QuerySetInUse.
+        """
+        if self.has_set(client, query_set_id):
+            raise QuerySetInUse
+        old = self._clients.get(client)
+        added = tuple(dict.fromkeys(queries))
+        for query in added:
+            if not query.fragments:
+                self._start(query)
+        if old is not None and not old.is_shared:
+            old.sets[query_set_id] = added
+            _listen(old, query_set_id, added)
+        else:
+            sets = {query_set_id: added} if old is None else old.sets | {query_set_id: added}
+            self._move(client, sets)
+        return [part for query in added for part in self._rows(query)]
+
+    def unsubscribe(self, client: int, query_set_id: int, send_dropped: bool) -> list[bytes] | None:
+        """Drops a set; its rows as ``subscribe`` gives them if asked for. Raises QuerySetUnknown."""
+        queries = self._set(client, query_set_id)
+        rows = [part for query in queries for part in self._rows(query)] if send_dropped else None
+        audience = self._clients[client]
+        if audience.is_shared:
+            sets = {number: those for number, those in audience.sets.items() if number != query_set_id}
+            self._move(client, sets)
+        else:
+            del audience.sets[query_set_id]
+            for query in queries:
+                left = tuple(number for number in query.audiences[audience] if number != query_set_id)
+                if left:
+                    query.audiences[audience] = left
+                else:
+                    del query.audiences[audience]
+                    self._stop_unused(query)
+            if not audience.sets:
+                del self._clients[client]
+        return rows
+
+    def drop_client(self, client: int) -> None:
+        """Drops all sets of a client, if it has any. O(its queries), O(1) while others have the same sets."""
+        if client in self._clients:
+            self._move(client, {})
+
+    def _set(self, client: int, query_set_id: int) -> tuple[Query, ...]:
+        audience = self._clients.get(client)
+        if audience is None or query_set_id not in audience.sets:
+            raise QuerySetUnknown
+        return audience.sets[query_set_id]
+
+    def _move(self, client: int, sets: dict[int, tuple[Query, ...]]) -> None:
+        """Gives a client other query sets."""
+        old = self._clients.pop(client, None)
+        if sets:
+            total = sum(map(len, sets.values()))
+            if len(sets) == 1 or (len(sets) <= SHARED_SETS and total <= SHARED_QUERIES):
+                key = tuple(sorted(sets.items(), key=_set_number))
+                audience = self._shared.get(key)
+                if audience is None:
+                    audience = self._shared[key] = Audience(sets, True)
+                    for number, queries in key:
+                        _listen(audience, number, queries)
+            else:
+                audience = Audience(dict(sets), False)
+                for number, queries in sets.items():
+                    _listen(audience, number, queries)
+            audience.clients[client] = None
+            self._clients[client] = audience
+        if old is not None:
+            del old.clients[client]
+            if not old.clients:
+                if old.is_shared:
+                    del self._shared[tuple(sorted(old.sets.items(), key=_set_number))]
+                for query in {query: None for queries in old.sets.values() for query in queries}:
+                    del query.audiences[old]
+                    self._stop_unused(query)
+
+    # ---- registration of queries ----
+
+    def _start(self, query: Query) -> None:
+        self._recent.pop(query.key, None)
+        self._queries[query.key] = query
+        for plan in query.plans:
+            for relvar in plan.relvars:
+                table = relvar.table
+                entry = self.tables.get(table.table_id)
+                if entry is None:
+                    entry = self.tables[table.table_id] = ChangedTable(table)
+                entry.uses += 1
+            fragment = make_fragment(query, plan)
+            query.fragments.append(fragment)
+            if isinstance(fragment, SingleFragment):
+                entry = self.tables[plan.table.table_id]
+                if fragment.equality is not None:
+                    entry.values(fragment.equality[0]).add(fragment.equality[1].key, fragment)
+                elif fragment.matches is None:
+                    entry.whole[fragment] = None
+                else:
+                    entry.filtered[fragment] = None
+            else:
+                self._start_join(fragment)
+
+    def _start_join(self, fragment: JoinFragment) -> None:
+        for side in (fragment.returned, fragment.other):
+            side.index = self.tables[side.table_id].index(side.column, self._source)
+            side.index.uses += 1
+        for side, other in _both_ways(fragment):
+            entry = self.tables[side.table_id]
+            if side.equality is not None:
+                entry.values(side.equality[0]).add(side.equality[1].key, fragment)
+            elif other.equality is not None and not other.is_event:
+                partner = self.tables[other.table_id]
+                assert other.index is not None
+                place = _edge_place(side, other)
+                edge = entry.edges.get(place)
+                if edge is None:
+                    values = ValueMap(partner.table, other.equality[0])
+                    edge = entry.edges[place] = Edge(entry.table, side.column, other.index, values)
+                edge.values.add(other.equality[1].key, fragment)
+            else:
+                entry.joins[fragment] = None
+
+    def _stop_unused(self, query: Query) -> None:
+        if query.audiences:
+            return
+        if self._queries.get(query.key) is query:
+            del self._queries[query.key]
+        for fragment in query.fragments:
+            if isinstance(fragment, SingleFragment):
+                entry = self.tables[fragment.plan.table.table_id]
+                if fragment.equality is not None:
+                    entry.forget_value(fragment.equality[0], fragment.equality[1].key, fragment)
+                else:
+                    entry.whole.pop(fragment, None)
+                    entry.filtered.pop(fragment, None)
+            else:
+                self._stop_join(fragment)
+            for relvar in fragment.plan.relvars:
+                entry = self.tables[relvar.table.table_id]
+                entry.uses -= 1
+                if not entry.uses:
+                    del self.tables[relvar.table.table_id]
+        query.fragments = []
+        query.initial = None
+        self._keep_recent(query)
+
+    def _stop_join(self, fragment: JoinFragment) -> None:
+        for side, other in _both_ways(fragment):
+            entry = self.tables[side.table_id]
+            entry.joins.pop(fragment, None)
+            if side.equality is not None:
+                entry.forget_value(side.equality[0], side.equality[1].key, fragment)
+            elif other.equality is not None and not other.is_event:
+                place = _edge_place(side, other)
+                edge = entry.edges[place]
+                edge.values.remove(other.equality[1].key, fragment)
+                if not edge.values.fragments:
+                    del entry.edges[place]
+        for side in (fragment.returned, fragment.other):
+            assert side.index is not None
+            side.index.uses -= 1
+            if not side.index.uses:
+                self.tables[side.table_id].indexes.pop(side.column, None)
+
+    # ---- rows ----
+
+    def _rows(self, query: Query) -> list[bytes]:
+        """SingleTableRows of every fragment that reads no empty table, from the present state."""
+        version = sum(self.tables[table_id].version for table_id in query.table_ids)
+        if query.initial is not None and query.initial[0] == version:
+            return query.initial[1]
+        out: list[bytes] = []
+        for fragment in query.fragments:
+            tables = [relvar.table for relvar in fragment.plan.relvars]
+            if any(table.is_event or not self._source.row_count(table.table_id) for table in tables):
+                continue
+            if isinstance(fragment, SingleFragment):
+                out.append(fragment.name + row_list_of(self._single_rows(fragment)))
+            else:
+                out.append(fragment.name + row_list_of(self._join_rows(fragment)))
+        query.initial = version, out
+        return out
+
+    def _single_rows(self, fragment: SingleFragment) -> Sequence[bytes]:
+        table_id = fragment.plan.table.table_id
+        if fragment.select is None:
+            return self._source.rows(table_id)
+        if fragment.equality is None:
+            return fragment.select(self._source.rows(table_id))
+        column, value = fragment.equality
+        found = self._search(table_id, column, value.key)
+        if found is None:
+            return fragment.select(self._source.rows(table_id))
+        return list(found) if fragment.residual is None else fragment.select(found)
+
+    def _search(self, table_id: int, column: int, key: bytes) -> Collection[bytes] | None:
+        """The rows with this value, from an index; None if it is not worth one (yet)."""
+        entry = self.tables[table_id]
+        if column not in entry.indexes:
+            entry.scans[column] = entry.scans.get(column, 0) + 1
+            if entry.scans[column] < 2 or self._source.row_count(table_id) < INDEXED_ROWS:
+                return None
+            # Kept as long as the table has subscribers, also when no join needs it.
+            entry.index(column, self._source).uses += 1
+        return entry.indexes[column].find(key)
+
+    def _join_rows(self, fragment: JoinFragment) -> list[bytes]:
+        driving = (
+            fragment.other if fragment.returned.equality is None and fragment.other.equality else fragment.returned
+        )
+        candidates: Collection[bytes] | None = None
+        if driving.equality is not None:
+            candidates = self._search(driving.table_id, driving.equality[0], driving.equality[1].key)
+        return fragment.rows(driving, self._source.rows(driving.table_id) if candidates is None else candidates)
+
+    # ---- commits ----
+
+    def follow(self, changes: Iterable[TableChange]) -> None:
+        """Takes notice of a commit that is not broadcast."""
+        for change in changes:
+            entry = self.tables.get(change.table_id)
+            if entry is not None:
+                entry.follow(change)
+
+    def evaluate(self, changes: Sequence[TableChange]) -> list[Update]:
+        """What the commit means: updates with the clients that get each. Clients that get nothing do not appear."""
+        tables = self.tables
+        affected: list[Affected] = []
+        touched: list[tuple[ChangedTable, TableChange]] = []
+        for change in changes:
+            entry = tables.get(change.table_id)
+            if entry is not None:
+                entry.follow(change)
+                touched.append((entry, change))
+        joins: Fragments = {}
+        for entry, change in touched:
+            if entry.whole:
+                block = (
+                    whole_event_update(change.inserts)
+                    if entry.table.is_event
+                    else whole_table_update(change.inserts, change.deletes)
+                )
+                self.evaluated += len(entry.whole)
+                if block[1:] != NO_ROWS:
+                    affected += [(fragment, block) for fragment in entry.whole]
+            if entry.filtered or entry.by_value or entry.joins or entry.edges:
+                self._filtered(entry, change, affected, joins)
+        if joins:
+            by_table = {change.table_id: change for _, change in touched}
+            for fragment in joins:
+                assert isinstance(fragment, JoinFragment)
+                self.evaluated += 1
+                inserts, deletes = fragment.delta(by_table)
+                if inserts or deletes:
+                    is_event = fragment.returned.is_event
+                    affected.append((fragment, event_update(inserts) if is_event else table_update(inserts, deletes)))
+        return update_groups(affected)
+
+    def _filtered(
+        self,
+        entry: ChangedTable,
+        change: TableChange,
+        affected: list[Affected],
+        joins: Fragments,
+    ) -> None:
+        """Adds the fragments of one table that look at rows, and the joins that have to be evaluated."""
+        is_event = entry.table.is_event
+        inserts = change.inserts.split()
+        deletes = [] if is_event else change.deletes.split()
+        found: dict[SingleFragment, tuple[list[bytes], list[bytes]]] = {}
+        for values in entry.by_value.values():
+            lookup = values.fragments
+            for side, rows in enumerate((inserts, deletes)):
+                for row, key in zip(rows, values.keys(rows), strict=True):
+                    for fragment in lookup.get(key, ()):
+                        if isinstance(fragment, JoinFragment):
+                            joins[fragment] = None
+                            continue
+                        pair = found.get(fragment)
+                        if pair is None:
+                            pair = found[fragment] = [], []
+                        if fragment.residual is None or fragment.residual(row):
+                            pair[side].append(row)
+        for fragment in entry.filtered:
+            assert fragment.select is not None
+            found[fragment] = fragment.select(inserts), fragment.select(deletes)
+        self.evaluated += len(found)
+        for fragment, (added, removed) in found.items():
+            if added or removed:
+                affected.append((fragment, event_update(added) if is_event else table_update(added, removed)))
+        joins.update(dict.fromkeys(entry.joins))
+        for edge in entry.edges.values():
+            edge.concerned(inserts, joins)
+            edge.concerned(deletes, joins)
+
+    def statistics(self) -> dict[str, int]:
+        """Numbers of what is registered."""
+        return {
+            "clients": len(self._clients),
+            "audiences": len({id(audience) for audience in self._clients.values()}),
+            "queries": len(self._queries),
+            "tables": len(self.tables),
+            "indexes": sum(len(entry.indexes) for entry in self.tables.values()),
+            "recent_plans": len(self._recent),
+            "evaluated": self.evaluated,
+        }
+
+
+def _set_number(item: tuple[int, tuple[Query, ...]]) -> int:
+    return item[0]
+
+
+def _select_all(name: str) -> str:
+    quoted = name.replace('"', '""')
+    return f'SELECT * FROM "{quoted}"'
+
+
+def _listen(audience: Audience, number: int, queries: Iterable[Query]) -> None:
+    """Notes at the queries that the audience has them in this set."""
+    for query in queries:
+        numbers = query.audiences.get(audience, ())
+        query.audiences[audience] = tuple(sorted((*numbers, number)))
+
+
+def _both_ways(fragment: JoinFragment) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
+    return (fragment.returned, fragment.other), (fragment.other, fragment.returned)
+
+
+def _edge_place(side: Side, other: Side) -> tuple[int, int, int, int]:
+    """Where the edge from ``side`` over its partners in ``other`` stands."""
+    assert other.equality is not None
+    return side.column, other.table_id, other.column, other.equality[0]
