@@ -36,3 +36,12 @@ def definition_cases() -> list[Case]:
 def name_of(case: Case) -> str:
     """For test ids."""
     return str(case["name"])
+
+
+def migration_cases() -> list[Case]:
+    """Pairs of definitions with the plan between them, or why there is none."""
+    return [
+        {**case, "file": path.stem}
+        for path in sorted((VECTORS / "migrations").glob("*.json"))
+        for case in json.loads(path.read_text())
+    ]
