@@ -124,6 +124,18 @@ class ServerProcess:
         left = wait_for_end(tree, STOP_SECONDS)
         assert not left, f"left behind: {left}"
 
+    def await_end(self, pids: list[int]) -> None:
+        """After the first process was killed alone: waits until the others have ended too."""
+        assert self._process is not None
+        self._process.wait(STOP_SECONDS)
+        self._ended()
+        left = wait_for_end(pids, STOP_SECONDS)
+        assert not left, f"left behind: {left}"
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the whole tree so far."""
+        return cpu_seconds(self.pid)
+
     def _ended(self) -> None:
         self._process = None
         if self._http is not None:
@@ -210,6 +222,18 @@ def descendants(root: int) -> Iterator[int]:
         pid = waiting.pop(0)
         yield pid
         waiting += sorted(children.get(pid, ()))
+
+
+def cpu_seconds(root: int) -> float:
+    """CPU time of a process and everything below it so far."""
+    ticks = 0
+    for pid in descendants(root):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for_end(pids: list[int], seconds: float) -> list[int]:

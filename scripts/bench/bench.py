@@ -28,7 +28,7 @@ ROOT = HERE.parent.parent
 SAMPLES = ROOT / "scripts" / "samples"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from server_process import ServerProcess, descendants  # noqa: E402
+from server_process import ServerProcess, cpu_seconds, descendants  # noqa: E402
 
 IDLE_CONNECTIONS = 1000
 IDLE_CPU_SECONDS = 10.0
@@ -105,18 +105,6 @@ def resident_kb(pid: int) -> int:
             continue
         total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of the process tree so far."""
-    ticks = 0
-    for process in descendants(pid):
-        try:
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 SHOWN = (
