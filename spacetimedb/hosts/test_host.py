@@ -1,57 +1,307 @@
-"""`TestHost`: a module's database inside a test, without server, sockets or waiting."""
+"""`TestHost`: a module's database inside a test, without server, sockets or waiting.
+
+It drives the same `Database` that the transaction actor drives, over the same tables, log payloads and schedules.
+What differs: the clock is virtual and moves only when told to (by `advance`; every call still gets a later timestamp
+than the one before), the log is a list, and an exception that a function raises reaches the test as it is, after the
+database has rolled back and logged it as ever.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
 import msgspec
 
-from spacetimedb.module import Db, Identity, Module, ReducerContext, ViewContext
+from spacetimedb.hosts.database import Caller, Database, Reducer, caller
+from spacetimedb.hosts.installation import InstallError, create_from, recover_from
+from spacetimedb.hosts.mail import ANSWER_HEAD, Outcome
+from spacetimedb.log.recovery import initial_state
+from spacetimedb.memory.heap import RowHeap
+from spacetimedb.memory.region import Region
+from spacetimedb.module import AnonymousViewContext, Db, Module, ReducerContext, ReducerError, ViewContext
+from spacetimedb.schema.raw import encode_raw
+from spacetimedb.schema.validation import validate
+from spacetimedb.store.commit_record import COMMIT, LOGGED, changes, header, log_payload
+from spacetimedb.types.bsatn import codec
+from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+START: Final = Timestamp(1_767_225_600_000_000)  # 2026-01-01T00:00:00Z
+HEAP_BYTES: Final = 4 << 30
+"""Address space for rows; memory is taken as rows come."""
+MAX_RUNS_PER_ADVANCE: Final = 1_000_000
+"""Scheduled runs in one `advance`: more is taken for a schedule that never lets time pass."""
+
 
 class Changes(msgspec.Struct, Generic[R]):
-    """What a call did to one table."""
+    """What happened to one table. Rows that were updated are in both lists; events are inserts."""
 
     inserts: list[R]
     deletes: list[R]
 
 
 class Delta(dict[Any, Any]):
-    """What a call changed, by table."""
+    """What a call changed, by table; a table without changes has empty lists."""
 
-    def __getitem__(self, table: type[R]) -> Changes[R]:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def __getitem__(self, table: type[R]) -> Changes[R]: ...
+
+    def __missing__(self, table: object) -> Changes[Any]:
+        return Changes([], [])
+
+
+class _Observed(Database):
+    """A database that keeps the exception that undid the last transaction."""
+
+    failure: BaseException | None = None
+
+    def rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:
+        self.failure = error
+        return super().rolled_back(error, function, timestamp)
 
 
 class TestHost:
-    """Runs a module in the test's own process."""
+    """Runs a module in the test's own process; making one runs `init` and raises what it raises.
 
-    db: Db
+    `db` reads the tables as of now. `failures` has the exceptions of scheduled runs and disconnect hooks, `log` the lines
+    of the module log as dictionaries. `owner` is who published the module.
+    """
 
-    def __init__(self, module: Module) -> None:
+    __test__ = False  # pytest: this is no test
+
+    def __init__(self, module: Module, *, now: Timestamp = START) -> None:
         self.module = module
+        self.owner = self.identity("owner")
+        self.failures: list[BaseException] = []
+        self.log: list[dict[str, Any]] = []
+        self.db: Db
+        self._now = int(now)
+        self._payloads: list[bytes] = []
+        self._connections = 0
+        self._callers: dict[Identity, Caller] = {}
+        raw = module.describe()
+        self._loaded = (module, validate(raw), encode_raw(raw))
+        self._reducers = {id(spec.function): spec for spec in module.reducers}
+        self._database = self._fresh()
+        try:
+            create_from(self._database, *self._loaded, b"", bytes(32))
+        except InstallError as error:
+            raise self._database.failure or error from None
+        self._bind()
+        self._take()
 
-    def connect(self, who: Identity) -> None:
-        raise NotImplementedError
+    @staticmethod
+    def identity(name: str) -> Identity:
+        """An identity for a name, always the same one."""
+        return Identity(hashlib.sha256(name.encode()).digest())
 
-    def disconnect(self, who: Identity) -> None:
-        raise NotImplementedError
+    @property
+    def now(self) -> Timestamp:
+        """The virtual time."""
+        return Timestamp(self._now)
+
+    # -- clients
+
+    def connect(self, who: Identity, claims: Mapping[str, object] | None = None) -> Delta:
+        """Opens a connection of this identity, running the module's hook. `claims` are those of its token."""
+        if who in self._callers:
+            raise ValueError(f"{who!r} is connected already")
+        return self._connect(who, claims)
+
+    def disconnect(self, who: Identity) -> Delta:
+        """Closes the connection. An exception of the hook is added to `failures`: the client is gone all the same."""
+        known = self._callers.pop(who, None)
+        if known is None:
+            raise ValueError(f"{who!r} is not connected")
+        self._database.disconnect(known.reader, known.connection)
+        delta, _answer = self._take()
+        self._note_failure()
+        return delta
 
     def call(
         self, who: Identity, reducer: Callable[Concatenate[ReducerContext, P], None], *args: P.args, **kwargs: P.kwargs
     ) -> Delta:
-        raise NotImplementedError
+        """Calls a reducer as a client would and returns what it changed; raises what it raises.
+
+        Without a connection it is called as over HTTP: connecting and disconnecting around it. Raises ValueError for
+        arguments that do not fit their types on the wire, LookupError for what this identity may not call.
+        """
+        spec, found = self._reducer(reducer)
+        names = [field.attr for field in spec.params.fields]
+        values = (*args, *[kwargs[name] for name in names[len(args) :] if name in kwargs])
+        if len(values) != len(names) or len(args) + len(kwargs) != len(names):
+            raise TypeError(f"{spec.name} takes {', '.join(names) or 'no arguments'}")
+        encoded = codec(spec.params).encode(values)
+        passing = who not in self._callers
+        if passing:
+            self._connect(who, None)
+        try:
+            self._database.failure = None
+            self._database.call(self._callers[who], found.id, 0, encoded)
+            delta, answer = self._take()
+            failure = self._database.failure
+            if failure is not None:
+                raise failure
+            if answer is not None:
+                raise LookupError(answer)
+            return delta
+        finally:
+            if passing:
+                self.disconnect(who)
+
+    # -- time
+
+    def advance(self, seconds: float) -> list[Delta]:
+        """Moves the clock and runs what is due on the way, in order. Returns what each run changed.
+
+        A run that raises does not stop the others, as on a server. Its exception is added to `failures`; the first one
+        that is no ReducerError is raised at the end.
+        """
+        target = self._now + round(seconds * 1_000_000)
+        if target < self._now:
+            raise ValueError("time goes forward")
+        deltas: list[Delta] = []
+        broken: BaseException | None = None
+        for _ in self._due_until(target):
+            self._database.failure = None
+            if not self._database.run_due():
+                continue
+            deltas += [delta for delta in self._take_each() if delta]
+            failure = self._note_failure()
+            if failure is not None and not isinstance(failure, ReducerError):
+                broken = broken or failure
+        self._now = max(self._now, target)
+        if broken is not None:
+            raise broken
+        return deltas
+
+    def _due_until(self, target: int) -> Iterator[None]:
+        for _ in range(MAX_RUNS_PER_ADVANCE):
+            due = self._database.next_due_us()
+            if due is None or due > target:
+                return
+            self._now = max(self._now, due)
+            yield
+        raise RuntimeError(f"more than {MAX_RUNS_PER_ADVANCE} scheduled runs until {Timestamp(target)}")
+
+    # -- reading
 
     def view(self, view: Callable[[ViewContext], T], who: Identity | None = None) -> T:
-        raise NotImplementedError
+        """What a view returns to an identity (for shared views it does not matter which)."""
+        spec = next((v for v in self.module.views if v.function is view), None)
+        if spec is None:
+            raise LookupError(f"{getattr(view, '__name__', view)} is no view of this module")
+        context: Any
+        if spec.is_anonymous:
+            context = AnonymousViewContext(self.db, self._database._context)
+        elif who is None:
+            raise TypeError(f"{spec.name} shows every caller something else: say which identity asks")
+        else:
+            context = ViewContext(self.db, self._database._context, who)
+        result = view(context)
+        self._take()
+        return result
 
-    def advance(self, seconds: float) -> None:
-        raise NotImplementedError
+    # -- restart
 
     def restart(self, crash: bool = False) -> None:
-        raise NotImplementedError
+        """Builds the database anew from its log.
+
+        Clients are gone afterwards: without `crash` they are disconnected before, with it when the database comes up
+        and finds them in its tables. Sequences go on behind the numbers they had reserved.
+        """
+        if not crash:
+            for who in list(self._callers):
+                self.disconnect(who)
+        self._callers.clear()
+        state = initial_state()
+        for payload in self._payloads:
+            state.apply(state.decode(payload, 0)[0])
+        state.finish()
+        self._database = self._fresh()
+        recover_from(self._database, state, self._loaded)
+        self._bind()
+        self._take()
+        self._note_failure()
+
+    # -- inside
+
+    def _fresh(self) -> _Observed:
+        heap = RowHeap(Region.private(HEAP_BYTES))
+        return _Observed(self.identity("database"), self.owner, heap, lambda: self._now)
+
+    def _bind(self) -> None:
+        tables = self._database.tables
+        self.db = cast(Db, self._database.store.read_only_db(tables))
+        self._keys = {table.table_id: (key, table) for key, table in tables.items()}
+
+    def _reducer(self, function: Callable[..., object]) -> tuple[Any, Reducer]:
+        spec = self._reducers.get(id(function))
+        if spec is None:
+            raise LookupError(f"{getattr(function, '__name__', function)} is no reducer of this module")
+        return spec, self._database.by_name[spec.name]
+
+    def _connect(self, who: Identity, claims: Mapping[str, object] | None) -> Delta:
+        self._connections += 1
+        made = caller(who, ConnectionId.from_int(self._connections), 0, self._connections)
+        subject = f"subject-{who.hex()[:8]}"
+        payload = claims if claims is not None else {"iss": "localhost", "sub": subject, "aud": ["spacetimedb"]}
+        self._database.failure = None
+        self._database.connect(made, 0, json.dumps(payload))
+        delta, _answer = self._take()
+        failure = self._database.failure
+        if failure is not None:
+            raise failure
+        self._callers[who] = made
+        return delta
+
+    def _note_failure(self) -> BaseException | None:
+        failure, self._database.failure = self._database.failure, None
+        if failure is not None:
+            self.failures.append(failure)
+        return failure
+
+    def _take(self) -> tuple[Delta, str | None]:
+        """Everything that came out, as one delta, and the text of a refusal."""
+        whole = Delta()
+        answers: list[str] = []
+        for delta in self._take_each(answers):
+            for key, change in delta.items():
+                known = whole.setdefault(key, Changes([], []))
+                known.inserts += change.inserts
+                known.deletes += change.deletes
+        return whole, answers[-1] if answers else None
+
+    def _take_each(self, refusals: list[str] | None = None) -> list[Delta]:
+        """A delta for each commit that came out; logged ones are remembered for `restart`."""
+        records, self._database.out[:] = list(self._database.out), []
+        self.log += [json.loads(line) for line in self._database.log.take()]
+        deltas: list[Delta] = []
+        for record in records:
+            if record[4] == COMMIT:
+                head = header(record)
+                if head.flags & LOGGED:
+                    self._payloads.append(bytes(log_payload(record)))
+                deltas.append(self._decode(record, head.table_count))
+            elif refusals is not None:
+                outcome, length = ANSWER_HEAD.unpack_from(record)[2], ANSWER_HEAD.unpack_from(record)[8]
+                if outcome != Outcome.CONNECTED:
+                    refusals.append(record[ANSWER_HEAD.size : ANSWER_HEAD.size + length].decode())
+        return deltas
+
+    def _decode(self, record: bytes, table_count: int) -> Delta:
+        """The module's own tables of a commit record, rows as objects."""
+        delta = Delta()
+        for change in changes(record, 0, table_count):
+            if change.table_id in self._keys:
+                key, table = self._keys[change.table_id]
+                inserts = [table.decode(row) for row in change.inserts.split()]
+                delta[key] = Changes(inserts, [table.decode(row) for row in change.deletes.split()])
+        return delta
