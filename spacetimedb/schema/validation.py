@@ -13,6 +13,7 @@ A version 9 definition is first brought into the form of version 10, with a poli
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from msgspec.structs import replace
@@ -497,7 +498,7 @@ def _debug_method(method: HttpMethod | None) -> str:
 
 def _repeated(names: list[str]) -> list[str]:
     """The names that occur more than once, sorted."""
-    return sorted({name for name in names if names.count(name) > 1})
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _check_creation(tables: list[TableDef]) -> None:

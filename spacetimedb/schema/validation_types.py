@@ -8,6 +8,7 @@ reference to something without a name counts as what it refers to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from spacetimedb.schema.names import camel_case, identifier_problem, snake_case
 from spacetimedb.schema.validation_errors import Kind, Problems
@@ -27,6 +28,11 @@ from spacetimedb.types.algebraic import (
     is_special,
     is_unit,
 )
+
+MAX_ALIAS_DEPTH: Final = 64
+"""How many types without a name may refer to each other in a row."""
+
+_INVALID_REF: Final = "internal codegen error: invalid AlgebraicTypeRef"
 
 
 def canonical_type(t: AlgebraicType) -> AlgebraicType:
@@ -57,6 +63,8 @@ class TypeUses:
         self._typespace = typespace
         self._defined = frozenset(defined)
         self._problems = problems
+        self._aliases: dict[int, str | None] = {}
+        """What keeps an alias from being used; while it is being looked at, that it would be one of itself."""
 
     def check_use(self, t: AlgebraicType, location: str) -> None:
         """Note what keeps ``t`` from being used at ``location`` (as printed, e.g. "reducer `r` argument 0 (`x`)")."""
@@ -95,23 +103,26 @@ class TypeUses:
     def _note(self, location: str, problem: str) -> None:
         self._problems.add(Kind.TYPE_USE, f"error at {location}: {problem}", location, problem)
 
-    def _use_problem(self, t: AlgebraicType, open_refs: tuple[int, ...] = ()) -> str | None:
-        """What keeps ``t`` from being used; ``open_refs`` are the aliases it was reached through."""
+    def _use_problem(self, t: AlgebraicType, depth: int = 0) -> str | None:
+        """What keeps ``t`` from being used; ``depth`` is how many aliases it was reached through."""
         if isinstance(t, Primitive):
             return None
         if isinstance(t, Array):
-            return self._use_problem(t.element, open_refs)
+            return self._use_problem(t.element, depth)
         if isinstance(t, Ref):
             if t.index in self._defined and t.index < len(self._typespace):
                 return None
-            if t.index in open_refs or t.index >= len(self._typespace):
-                return "internal codegen error: invalid AlgebraicTypeRef"
-            return self._use_problem(self._typespace[t.index], (*open_refs, t.index))
+            if t.index >= len(self._typespace) or depth >= MAX_ALIAS_DEPTH:
+                return _INVALID_REF
+            if t.index not in self._aliases:
+                self._aliases[t.index] = _INVALID_REF
+                self._aliases[t.index] = self._use_problem(self._typespace[t.index], depth + 1)
+            return self._aliases[t.index]
         if is_option(t):
-            return self._use_problem(t.variants[0].algebraic_type, open_refs)
+            return self._use_problem(t.variants[0].algebraic_type, depth)
         if is_result(t):
             ok, err = (variant.algebraic_type for variant in t.variants)
-            return self._use_problem(ok, open_refs) or self._use_problem(err, open_refs)
+            return self._use_problem(ok, depth) or self._use_problem(err, depth)
         if is_special(t) or not (t.elements if isinstance(t, Product) else t.variants):
             return None
         return (

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections import Counter
+
 import pytest
 
 from spacetimedb.schema.definition import ModuleDef
+from spacetimedb.schema.json import schema_v9, schema_v10
+from spacetimedb.schema.migration import plan
 from spacetimedb.schema.raw import (
     RawBTree,
     RawConstraint,
@@ -17,9 +23,23 @@ from spacetimedb.schema.raw import (
     RawTypeName,
     RawUnique,
     decode_raw,
+    encode_raw,
 )
+from spacetimedb.schema.system import creation_rows
 from spacetimedb.schema.validation import ModuleDefErrors, validate
-from spacetimedb.types.algebraic import U8, U64, AlgebraicType, Array, Product, ProductElement, Ref, option, product
+from spacetimedb.types.algebraic import (
+    U8,
+    U64,
+    AlgebraicType,
+    Array,
+    Product,
+    ProductElement,
+    Ref,
+    option,
+    product,
+    result,
+)
+from spacetimedb.types.errors import DecodeError
 
 from .vectors import RECORDED_BUT_REFUSED_HERE, Case, definition_cases, error_cases, name_of, schema_cases
 
@@ -205,3 +225,40 @@ def test_aliases_in_a_circle_through_arrays_end() -> None:
     definition = RawModuleDefV10.of(typespace=[Array(Ref(0))], reducers=[RawReducer("r", product(x=Ref(0)))])
     with pytest.raises(ModuleDefErrors, match="invalid AlgebraicTypeRef"):
         validate(definition)
+
+
+def test_aliases_that_branch_without_end_are_looked_at_once() -> None:
+    count = 60
+    types = [result(Ref(index + 1), Ref(index + 1)) for index in range(count)]
+    definition = RawModuleDefV10.of(typespace=[*types, U8], reducers=[RawReducer("r", product(x=Ref(0)))])
+    assert validate(definition).reducers[0].params == product(x=Ref(0))
+
+
+def test_long_chains_of_aliases_are_refused() -> None:
+    types = [Ref(index + 1) for index in range(5000)]
+    definition = RawModuleDefV10.of(typespace=[*types, U8], reducers=[RawReducer("r", product(x=Ref(0)))])
+    with pytest.raises(ModuleDefErrors, match="invalid AlgebraicTypeRef"):
+        validate(definition)
+
+
+@pytest.mark.parametrize("case", definition_cases(), ids=name_of)
+def test_damaged_definitions_are_refused_or_valid_but_never_crash(case: Case) -> None:
+    data = bytes.fromhex(case["bsatn"])
+    draw = random.Random(case["name"])
+    outcomes = Counter[str]()
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(damaged))] = draw.choice((0, 1, 2, 255, draw.randrange(256)))
+        try:
+            definition = validate(decode_raw(bytes(damaged)))
+        except (DecodeError, ModuleDefErrors) as error:
+            outcomes[type(error).__name__] += 1
+        else:
+            outcomes["valid"] += 1
+            assert decode_raw(encode_raw(definition.raw)) == definition.raw
+            json.loads(schema_v10(definition))
+            json.loads(schema_v9(definition))
+            creation_rows(definition, database_identity=1, owner_identity=2, program_hash=bytes(32), program_bytes=b"")
+            assert plan(definition, definition).is_same_schema
+    assert outcomes["DecodeError"] > 0
