@@ -22,7 +22,7 @@ Reader = Callable[[str], Any]
 _NUMBER: Final = re.compile(r"\+?[0-9]+")
 _HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _HEX_64: Final = re.compile(r"[0-9a-fA-F]{64}")
-_HEX_32: Final = re.compile(r"[0-9a-fA-F]{32}")
+_HEX_BYTES: Final = re.compile(r"([0-9a-fA-F]{2})*")
 _DURATION: Final = re.compile(r"\s*([0-9]+)\s*([a-z]+)")
 _UNITS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("ns", "nsec", "nanos"), 1),
@@ -119,9 +119,17 @@ def hash_value(text: str) -> bytes:
     return int(digits, 16).to_bytes(32, "little")
 
 
-def connection_id(text: str) -> ConnectionId:
-    if not _HEX_32.fullmatch(text):
+def _check_hex(text: str, size: int) -> None:
+    """ValueError unless `text` is the hex of so many bytes."""
+    if not _HEX_BYTES.fullmatch(text):
         raise ValueError(f'invalid value: string "{text}", expected a byte array or hex string')
+    if len(text) != 2 * size:
+        raise ValueError(f"too {'few' if len(text) < 2 * size else 'many'} elements for array")
+
+
+def connection_id(text: str) -> ConnectionId:
+    """Exactly 32 hex digits."""
+    _check_hex(text, 16)
     return ConnectionId.from_hex(text)
 
 
@@ -158,8 +166,7 @@ def name_or_identity(text: str) -> str | Identity:
 
 def bare_identity(text: str) -> Identity:
     """Exactly 64 hex digits."""
-    if not _HEX_64.fullmatch(text):
-        raise ValueError(f'invalid value: string "{text}", expected a byte array or hex string')
+    _check_hex(text, 32)
     return Identity.from_hex(text)
 
 

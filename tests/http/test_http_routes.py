@@ -233,6 +233,7 @@ async def test_bad_path_comes_before_a_missing_token(server: Server) -> None:
     assert told(await server("GET", "/v1/identity/zz/verify")) == bad
     assert told(await server("GET", "/v1/identity/zz/databases")) == bad
     assert told(await server("POST", "/v1/energy/zz")) == bad
+    assert told(await server("POST", "/v1/energy/c2")) == (400, "Invalid URL: too few elements for array")
     prefixed = "0x" + "c2" * 32
     assert (await server("GET", f"/v1/identity/{prefixed}/databases")).status == 400
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from message_view import server_view
 
 from spacetimedb.protocol import v2, v2_client
 
@@ -116,70 +117,6 @@ def build_server(message: dict[str, Any]) -> bytes:
     if outcome == "Err":
         return v2.reducer_result_err(request, body["timestamp"], bytes.fromhex(payload["hex"])[4:].decode())
     return v2.reducer_result_internal(request, body["timestamp"], payload)
-
-
-def view(value: object) -> object:
-    """A decoded message in the notation of the vectors."""
-    if isinstance(value, v2_client.RowList):
-        hint = {"FixedSize": value.fixed_size} if value.offsets is None else {"RowOffsets": list(value.offsets)}
-        return {"size_hint": hint, "rows_data": {"hex": value.data.hex()}}
-    if isinstance(value, tuple):
-        return [view(item) for item in value]
-    if isinstance(value, v2_client.TableRows):
-        return {"table": value.table, "rows": view(value.rows)}
-    if isinstance(value, v2_client.TableUpdate):
-        return {"table_name": value.table, "rows": view(value.rows)}
-    if isinstance(value, v2_client.PersistentRows):
-        return {"PersistentTable": {"inserts": view(value.inserts), "deletes": view(value.deletes)}}
-    if isinstance(value, v2_client.EventRows):
-        return {"EventTable": {"events": view(value.events)}}
-    if isinstance(value, v2_client.QuerySetUpdate):
-        return {"query_set_id": {"id": value.query_set_id}, "tables": view(value.tables)}
-    raise AssertionError(value)
-
-
-def server_view(message: v2_client.ServerMessage) -> dict[str, Any]:
-    kind = type(message).__name__
-    body: dict[str, Any]
-    match message:
-        case v2_client.InitialConnection(identity, connection_id, token):
-            body = {"identity": identity[::-1].hex(), "connection_id": connection_id[::-1].hex(), "token": token}
-        case v2_client.SubscribeApplied(request_id, set_id, rows):
-            body = {"request_id": request_id, "query_set_id": {"id": set_id}, "rows": {"tables": view(rows)}}
-        case v2_client.UnsubscribeApplied(request_id, set_id, dropped):
-            some = None if dropped is None else {"some": {"tables": view(dropped)}}
-            body = {"request_id": request_id, "query_set_id": {"id": set_id}, "rows": some}
-        case v2_client.SubscriptionError(request, set_id, error):
-            given = None if request is None else {"some": request}
-            body = {"request_id": given, "query_set_id": {"id": set_id}, "error": error}
-        case v2_client.TransactionUpdate(sets):
-            body = {"query_sets": view(sets)}
-        case v2_client.OneOffQueryResult(request_id, found, problem):
-            body = {"request_id": request_id, "result": {"ok": {"tables": view(found)}} if found else {"err": problem}}
-        case v2_client.ReducerResult(request_id, timestamp, outcome):
-            body = {"request_id": request_id, "timestamp": timestamp, "result": {type(outcome).__name__: {}}}
-            match outcome:
-                case v2_client.Ok(value, sets):
-                    body["result"] = {
-                        "Ok": {"ret_value": {"hex": value.hex()}, "transaction_update": {"query_sets": view(sets)}}
-                    }
-                case v2_client.Err(value):
-                    body["result"] = {"Err": {"hex": value.hex()}}
-                case v2_client.InternalError(text):
-                    body["result"] = {"InternalError": text}
-        case v2_client.ProcedureResult(status, timestamp, duration, request_id):
-            shown: dict[str, Any]
-            if isinstance(status, v2_client.Returned):
-                shown = {"Returned": {"hex": status.value.hex()}}
-            else:
-                shown = {"InternalError": status.message}
-            body = {
-                "status": shown,
-                "timestamp": timestamp,
-                "total_host_execution_duration": duration,
-                "request_id": request_id,
-            }
-    return {kind: body}
 
 
 @pytest.mark.parametrize("vector", load("v2_client"), ids=by_name)
