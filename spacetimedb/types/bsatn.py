@@ -326,6 +326,8 @@ class _EncodeWriter:
             return [_Fixed("I", [f"len({raw})"]), _Bytes(raw)]
         value = self.local(expression, hint)
         if kind == "bytes":
+            # whatever else has a buffer may count its length in other units than bytes
+            self.lines.append(f"if not isinstance({value}, bytes): raise ValueError")
             return [_Fixed("I", [f"len({value})"]), _Bytes(value)]
         if kind in ("u128", "i128"):
             codes = "QQ" if kind == "u128" else "Qq"

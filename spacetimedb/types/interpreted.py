@@ -154,7 +154,7 @@ def _check_scalar(kind: str, value: Any, path: str) -> None:
             value.encode()
         except UnicodeEncodeError:
             _wrong(path, value, "a string of valid Unicode")
-    elif kind == "bytes" and not isinstance(value, bytes | bytearray | memoryview):
+    elif kind == "bytes" and not isinstance(value, bytes):
         _wrong(path, value, "a byte string")
 
 

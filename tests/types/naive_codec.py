@@ -29,7 +29,7 @@ def encode(t: Any, value: Any, typespace: Typespace) -> bytes:
         return encode(typespace.types[t.index], value, typespace)
     if isinstance(t, Array):
         if t.element == Primitive("U8"):
-            return len(value).to_bytes(4, "little") + value
+            return len(value).to_bytes(4, "little") + bytes(value)
         return len(value).to_bytes(4, "little") + b"".join(encode(t.element, entry, typespace) for entry in value)
     if isinstance(t, Product):
         pairs = zip(names_of(t), t.elements, strict=True)

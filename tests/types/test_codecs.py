@@ -260,7 +260,7 @@ def test_building_blocks() -> None:
         *((kind, value) for kind in ("f32", "f64") for value in ("1", None, b"")),
         ("f32", 1e39),
         *(("string", value) for value in (1, None, b"a", "\ud800")),
-        *(("bytes", value) for value in ("a", None, [1, 2], 5)),
+        *(("bytes", value) for value in ("a", None, [1, 2], 5, bytearray(b"a"))),
     ],
 )
 def test_values_that_do_not_fit(kind: ScalarKind, bad: Any) -> None:
@@ -286,16 +286,11 @@ def test_values_that_do_not_fit(kind: ScalarKind, bad: Any) -> None:
         ({"shape": Color.RED}, "shape: <Color.RED: 0> is not a Figure"),
         ({"shape": Label(5)}, "shape.Label: 5 is not a string"),  # type: ignore[arg-type]
         ({"shapes": [Circle("r")]}, "shapes[0].Circle.radius: 'r' is not an f64"),  # type: ignore[arg-type]
-        ({"numbers": b"12345678"}, "numbers: b'12345678' is not a list"),
         ({"numbers": 5}, "numbers: 5 is not a list"),
         ({"names": ["a", 5]}, "names[1]: 5 is not a string"),
     ],
 )
 def test_errors_name_the_place(changes: dict[str, Any], text: str) -> None:
-    if "numbers" in changes and isinstance(changes["numbers"], bytes):
-        # nothing says that bytes are no list of integers: they are taken as one
-        assert codec(EVERYTHING).decode(codec(EVERYTHING).encode(msgspec.structs.replace(EXAMPLE, **changes)))
-        return
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         codec(EVERYTHING).encode(msgspec.structs.replace(EXAMPLE, **changes))
     assert str(caught.value) == text

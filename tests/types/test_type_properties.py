@@ -85,11 +85,11 @@ def values(t: AlgebraicType, depth: int = 0) -> st.SearchStrategy[Any]:
         return st.fixed_dictionaries({name: values(e.algebraic_type, depth + 1) for name, e in parts})
     if isinstance(t, Sum):
         cases = [
-            values(v.algebraic_type, depth + 1).map(lambda payload, name=name: {name: payload})
+            st.fixed_dictionaries({name: values(v.algebraic_type, depth + 1)})
             for name, v in zip(names_of(t), t.variants, strict=True)
             if depth < 6 or v.algebraic_type == UNIT or not isinstance(v.algebraic_type, Product)
         ]
-        return st.one_of(cases) if cases else values(UNIT).map(lambda payload: {names_of(t)[0]: payload})
+        return st.one_of(cases) if cases else st.just({names_of(t)[0]: {}})
     return scalars(t.kind)
 
 
