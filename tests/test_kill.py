@@ -1,8 +1,8 @@
-"""kill -9 of every process, one at a time and all at once, under load: the service goes on, no confirmed transfer is lost.
+"""kill -9 of every process, one at a time and all at once, under load: the service goes on, no confirmed call is lost.
 
 Payer w moves 1 from account 2w to account 2w + 1, again and again, over a connection with confirmed reads. Whatever is
-killed: the balance of account 2w + 1 has grown by at least as much as the payer saw confirmed and at most by what it asked
-for.
+killed: the balance of account 2w + 1 has grown by at least as much as the payer saw confirmed and at most by what it
+asked for.
 """
 
 from __future__ import annotations
