@@ -15,8 +15,8 @@ epoch; it is read, not written. Segments compressed with zstd are recognised and
 
 The mark says: the segment's bytes before `end`, the transactions before `next_offset`, have been through a successful
 fdatasync. The two slots are written in turn, after the fdatasync; the higher sequence counts. The first is synced when
-the segment is opened for writing, the later ones are not. So a mark is never ahead of the disk, and behind it only after
-a power failure. `sealed` is set once the segment after this one exists, directory entry included.
+the segment is opened for writing, the later ones are not. So a mark is never ahead of the disk, and behind it only
+after a power failure. `sealed` is set once the segment after this one exists, directory entry included.
 
 Judging a segment. Let p be the end of its last good commit, W the mark's `end` (without a mark: the end of the last
 commit that an upstream offset index `.stdb.ofs` correctly points at).
@@ -164,10 +164,8 @@ class Walk:
         if data[:4] == _ZSTD:
             raise self.damaged("the segment is compressed with zstd, which this version cannot read", 0)
         if data[:6] != MAGIC:
-            raise self.damaged(
-                f"segment header does not start with magic: expected {[*MAGIC]}, got {[*data[:6]]}".replace("'", ""),
-                0,
-            )
+            expected, found = (", ".join(f"{byte:x}" for byte in magic) for magic in (MAGIC, data[:6]))
+            raise self.damaged(f"segment header does not start with magic: expected [{expected}], got [{found}]", 0)
         if data[6] > VERSION:
             raise self.damaged(f"unsupported log format version: {data[6]}", 0)
         if data[7] != 0:
@@ -262,7 +260,7 @@ def _indexed_end(files: FileSystem, walk: Walk) -> int:
         offset, start = unpack_from("<QQ", index, at)
         if not offset:
             break
-        if not walk.version or start + COMMIT_HEADER.size > len(data):
+        if start + COMMIT_HEADER.size > len(data):
             continue
         found, _, _, length = COMMIT_HEADER.unpack_from(data, start)
         end = start + COMMIT_HEADER.size + length
@@ -272,12 +270,14 @@ def _indexed_end(files: FileSystem, walk: Walk) -> int:
 
 
 def _later_commit(walk: Walk) -> int | None:
-    """Byte position of a valid commit behind the walk's end with an offset that could continue the log."""
+    """Byte position of a valid commit behind the walk's end with an offset that could continue the log.
+
+    Commits of version 1 are looked for in any segment: the version may be what is damaged.
+    """
     data, expected = walk.data, walk.next_offset
-    if not walk.version:
-        return None
+    start = walk.position + 1 if walk.version else walk.position
     high = re.escape((expected >> 32).to_bytes(4, "little") + walk.epoch.to_bytes(8, "little"))
-    for match in re.compile(rb"(?=.{4}" + high + rb"(?!\0\0))", re.DOTALL).finditer(data, walk.position + 1):
+    for match in re.compile(rb"(?=.{4}" + high + rb"(?!\0\0))", re.DOTALL).finditer(data, start):
         at = match.start()
         if at + COMMIT_HEADER.size > len(data):
             break

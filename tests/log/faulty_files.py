@@ -2,8 +2,8 @@
 
 Entries of directories and contents of files are kept twice: as they are now, and as they would be found after the power
 failed. A file's content becomes durable with `sync_data`, an entry with `sync_directory`. `after_power_failure` makes
-the image that a reboot would find: of the writes that were not synced a random subset of 512-byte sectors, of the changed
-entries a random subset.
+the image that a reboot would find: of the writes that were not synced a random subset of 512-byte sectors, of the
+changed entries a random subset.
 """
 
 from __future__ import annotations
