@@ -7,13 +7,17 @@ are the accessor names of the tables (`ctx.db.player`) and win over dict methods
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .table import Table
 
 
 class Db(dict[object, Any]):
     """Handles of a database's tables. Read only: what it holds is decided when it is made."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, accessor: str) -> Any: ...
 
     @classmethod
     def of(cls, handles: Mapping[object, tuple[Table, Any]]) -> Db:

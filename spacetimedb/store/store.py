@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from spacetimedb.module.errors import ReducerError
-from spacetimedb.schema.definition import SequenceDef, TableDef
+from spacetimedb.schema.definition import TableDef
 from spacetimedb.types.shapes import ProductShape
 
 from .commit_record import TableDelta
@@ -50,7 +50,6 @@ class Store:
         self.dirty: list[Table] = []
         self.max_rows_per_transaction = max_rows_per_transaction
         self.max_row_bytes = max_row_bytes
-        self._sequences: dict[tuple[int, int], Sequence] = {}
         self._moved: set[Sequence] = set()
         """Sequences that this transaction reserved numbers for."""
         self._behind: set[Sequence] = set()
@@ -76,10 +75,8 @@ class Store:
         table = self.tables[table_id]
         table.drop()
         del self.tables[table_id], self.by_name[table.name]
-        for key in [key for key in self._sequences if key[0] == table_id]:
-            sequence = self._sequences.pop(key)
-            self._moved.discard(sequence)
-            self._behind.discard(sequence)
+        self._moved.difference_update(table.sequences)
+        self._behind.difference_update(table.sequences)
 
     def reload(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
         """Puts a table with another row class or other indexes in the place of one with the same column types.
@@ -88,20 +85,29 @@ class Store:
         a new unique index. Handles of the old table must not be used any more.
         """
         old = self.tables[table_id]
-        table = self._make(table_id, definition, shape, is_ephemeral)
+        table = self._make(table_id, definition, shape, is_ephemeral, old.sequences)
         table.adopt_from(old)
         del self.by_name[old.name]
         self.tables[table_id] = self.by_name[definition.name] = table
         return table
 
-    def _make(self, table_id: int, definition: TableDef, shape: ProductShape, is_ephemeral: bool) -> Table:
+    def _make(
+        self,
+        table_id: int,
+        definition: TableDef,
+        shape: ProductShape,
+        is_ephemeral: bool,
+        existing: tuple[Sequence, ...] = (),
+    ) -> Table:
+        """A table that the store does not know yet; it goes on with `existing` sequences of the same definition."""
+        known = {sequence.definition: sequence for sequence in existing}
         return Table(
             table_id,
             definition,
             shape,
             self.heap,
             self.dirty,
-            [self._sequence(table_id, sequence) for sequence in definition.sequences],
+            [known.get(sequence) or Sequence(sequence, table_id, self._reserve) for sequence in definition.sequences],
             is_ephemeral=is_ephemeral,
             max_rows=self.max_rows_per_transaction,
             max_row_bytes=self.max_row_bytes,
@@ -137,8 +143,8 @@ class Store:
     def _commit_several(self) -> list[TableDelta]:
         dirty = self.dirty
         dirty.sort(key=_table_id)
-        if sum(len(table.touched) for table in dirty) > self.max_rows_per_transaction:
-            raise ReducerError(f"a transaction may change at most {self.max_rows_per_transaction} rows")
+        if sum(max(0, len(t.touched) - len(t.refs_by_key)) for t in dirty) > self.max_rows_per_transaction:
+            raise ReducerError(f"a transaction may add at most {self.max_rows_per_transaction} rows")
         prepared = []
         try:
             for table in dirty:
@@ -163,13 +169,6 @@ class Store:
             self._moved.clear()
 
     # Sequences
-
-    def _sequence(self, table_id: int, definition: SequenceDef) -> Sequence:
-        key = (table_id, definition.column)
-        sequence = self._sequences.get(key)
-        if sequence is None or sequence.definition != definition:
-            sequence = self._sequences[key] = Sequence(definition, table_id, self._reserve)
-        return sequence
 
     def _reserve(self, sequence: Sequence) -> None:
         """Reserves numbers for a sequence and writes its row in st_sequence, if there is one."""

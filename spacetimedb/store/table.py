@@ -214,7 +214,7 @@ class Table:
         return TypeError(f"table {self.name} holds {self.row_class.__name__} rows, not {type(row).__name__}")
 
     def _too_many(self) -> ReducerError:
-        return ReducerError(f"a transaction may change at most {self._max_rows} rows")
+        return ReducerError(f"a transaction may add at most {self._max_rows} rows")
 
     def _too_long(self, size: int) -> ReducerError:
         return ReducerError(f"a row of table {self.name} takes {size} bytes, the limit is {self._max_row_bytes}")
@@ -247,14 +247,16 @@ class Table:
         self._adopt(images, list(map(self._heap.put, images)))
 
     def apply(self, deletes: Sequence[bytes], inserts: Sequence[bytes], is_truncated: bool = False) -> None:
-        """Replays a logged change. With `is_truncated` all rows go first. ValueError if it does not fit what is
-        there."""
+        """Replays a logged change. With `is_truncated` all rows go, whatever `deletes` lists.
+
+        Raises ValueError if the change does not fit what is there.
+        """
         self._require_quiet()
         if self.flags & EVENT:
             return
         if is_truncated:
             self._code["discard_all"]()
-        if deletes:
+        elif deletes:
             try:
                 self._code["discard"](deletes)
             except KeyError:

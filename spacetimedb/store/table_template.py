@@ -125,7 +125,7 @@ class TableTemplate:
         """Remembers what was there before this transaction."""
         lines = [f"if {key} not in touched:", "    if not touched:", "        dirty.append(table)"]
         if limit:
-            lines += ["    elif len(touched) >= max_rows:", "        raise too_many()"]
+            lines += ["    elif len(touched) - len(refs) >= max_rows:", "        raise too_many()"]
         return [*lines, f"    touched[{key}] = {old}"]
 
     def link(self, key: str, row: str) -> list[str]:
@@ -232,7 +232,7 @@ class TableTemplate:
         changes = [f"clone_{field.attr}(row.{field.attr})" for field in layout.deep]
         if layout.is_frozen:
             pairs = ", ".join(f"{f.attr}={change}" for f, change in zip(layout.deep, changes, strict=True))
-            return function("copy_row(row)", [f"return replace(row, {pairs})"]) + ["", "copier = copy_row"]
+            return [*function("copy_row(row)", [f"return replace(row, {pairs})"]), "", "copier = copy_row"]
         lines = [f"new.{f.attr} = {change}" for f, change in zip(layout.deep, changes, strict=True)]
         return [*function("copy_row(row)", ["new = row.__copy__()", *lines, "return new"]), "", "copier = copy_row"]
 

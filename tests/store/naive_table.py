@@ -10,7 +10,11 @@ from typing import Any
 
 
 class Conflict(Exception):
-    """A unique value is taken; the argument is the number of the index."""
+    """A unique value is taken; `number` is that of the index."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Missing(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -33,13 +34,13 @@ def unique(columns: str, algorithm: IndexAlgorithm = "btree", accessor: str | No
     return Index(columns, algorithm, True, accessor)
 
 
-def shape_from(cls: type[Any] | None, columns: dict[str, Shape]) -> ProductShape:
+def shape_from(cls: type[Any] | None, columns: Mapping[str, Shape]) -> ProductShape:
     return ProductShape(cls, tuple(FieldShape(name, name, shape) for name, shape in columns.items()))
 
 
 def define(
     name: str,
-    columns: dict[str, Shape],
+    columns: Mapping[str, Shape],
     *indexes: Index,
     key: str | None = None,
     sequences: tuple[SequenceDef, ...] = (),
