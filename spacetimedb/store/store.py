@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from spacetimedb.module.errors import ReducerError
+from spacetimedb.module.errors import ReducerError, UniqueViolation
 from spacetimedb.schema.definition import TableDef
 from spacetimedb.types.shapes import ProductShape
 
@@ -21,6 +21,7 @@ from .database_handle import Db
 from .limits import MAX_ROW_BYTES, MAX_ROWS_PER_TRANSACTION
 from .sequences import Sequence
 from .table import Heap, Table
+from .violations import IndexViolation
 
 ST_SEQUENCE = 3
 """Id of the system table in which sequences keep their state."""
@@ -216,6 +217,11 @@ class Store:
                 for key, table in bindings.items()
             }
         )
+
+    def explain_violation(self, error: UniqueViolation) -> str:
+        """The text of a violation for SQL answers and logs, with index, columns and value."""
+        table = self.by_name.get(error.table)
+        return str(error) if table is None or not isinstance(error, IndexViolation) else table.explain_violation(error)
 
     # Inspection
 

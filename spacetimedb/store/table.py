@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import linecache
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from spacetimedb.module.errors import NoSuchRow, ReducerError, UniqueViolation
 from spacetimedb.schema.definition import TableDef
 from spacetimedb.types.bsatn import codec, fixed_size
 from spacetimedb.types.interpreted import explain_encode
+from spacetimedb.types.satn import satn_text
 from spacetimedb.types.shapes import ProductShape
 from spacetimedb.types.source import compile_source
 
@@ -207,6 +209,16 @@ class Table:
                 note = f"sequence {sequence.definition.name} is exhausted: its numbers no longer fit the column"
         return IndexViolation(self.name, index.name, self._columns(index), index.columns, key, note)
 
+    def explain_violation(self, error: IndexViolation) -> str:
+        """The text that SQL answers and the log have for a violation; modules and their clients never see it."""
+        fields = [self.shape.fields[position] for position in error.positions]
+        shape = fields[0].shape if len(fields) == 1 else ProductShape(None, tuple(fields))
+        columns = json.dumps(error.columns, ensure_ascii=False)
+        return (
+            f"IndexError: Unique constraint violation '{error.index}' in table '{self.name}': "
+            f"column(s): '{columns}' value: {satn_text(shape)(error.key)}"
+        )
+
     def _no_such_row(self, number: int, key: object) -> NoSuchRow:
         return NoSuchRow(self.name, ", ".join(self._columns(self.layout.indexes[number])), key)
 
@@ -243,13 +255,16 @@ class Table:
         return self._heap.rows(self.refs_by_key.values())
 
     def load(self, images: Sequence[bytes]) -> None:
-        """Takes in committed rows in bulk: a snapshot's. Raises ValueError if some violate set or unique semantics."""
+        """Takes in committed rows in bulk: a snapshot's.
+
+        Raises UniqueViolation or, if a row comes twice, ValueError; the table is of no use then.
+        """
         self._adopt(images, list(map(self._heap.put, images)))
 
     def apply(self, deletes: Sequence[bytes], inserts: Sequence[bytes], is_truncated: bool = False) -> None:
         """Replays a logged change. With `is_truncated` all rows go, whatever `deletes` lists.
 
-        Raises ValueError if the change does not fit what is there.
+        Raises ValueError or UniqueViolation if the change does not fit what is there.
         """
         self._require_quiet()
         if self.flags & EVENT:
@@ -277,9 +292,15 @@ class Table:
         self._require_quiet()
         expected = len(self.rows) + len(images)
         self._code["adopt"](images, refs)
-        sizes = {len(self._code["indexes"][i.number]) for i in self.layout.indexes if i.is_unique} | {len(self.rows)}
-        if sizes != {expected}:
-            raise ValueError(f"table {self.name}: {expected} rows are not different in every unique column")
+        for index in self.layout.indexes:
+            if index.is_unique and len(self._code["indexes"][index.number]) != expected:
+                seen = set()
+                for key in self.keys_of(index.number, [*images, *self.images()][:expected]):
+                    if key in seen:
+                        raise self._violation(index.number, key)
+                    seen.add(key)
+        if len(self.rows) != expected:
+            raise ValueError(f"table {self.name}: the same row comes twice")
 
     def _require_quiet(self) -> None:
         if self.touched:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from spacetimedb.module.errors import NoSuchRow, UniqueViolation
 from spacetimedb.module.rows import Row
-from spacetimedb.schema.definition import SequenceDef
+from spacetimedb.schema.definition import SequenceDef, TableDef
 from spacetimedb.schema.system import ST_SEQUENCE_ID, SYSTEM_TABLES, StSequence
 from spacetimedb.store.commit_record import TableDelta
 from spacetimedb.store.sequences import BATCH, Sequence
 from spacetimedb.store.store import Store
 from spacetimedb.store.table import Table
-from spacetimedb.types.shapes import Scalar
+from spacetimedb.types.shapes import Scalar, Shape
 
 from .tables import STRING, U8, U64, check, define, integer_kind, new_store, shape_from, unique
 
@@ -27,13 +29,13 @@ class Frozen(Row, frozen=True):
     name: str = ""
 
 
-def item_definition(bits: int = 64, is_signed: bool = False, **sequence: int):  # type: ignore[no-untyped-def]
-    columns = {"id": Scalar(integer_kind(bits, is_signed)), "name": STRING}
+def item_definition(bits: int = 64, is_signed: bool = False, **sequence: Any) -> tuple[TableDef, dict[str, Shape]]:
+    columns: dict[str, Shape] = {"id": Scalar(integer_kind(bits, is_signed)), "name": STRING}
     definition = define("item", columns, unique("id"), key="id", sequences=(SequenceDef("item_id_seq", 0, **sequence),))
     return definition, columns
 
 
-def item_table(store: Store, bits: int = 64, is_signed: bool = False, **sequence: int) -> Table:
+def item_table(store: Store, bits: int = 64, is_signed: bool = False, **sequence: Any) -> Table:
     definition, columns = item_definition(bits, is_signed, **sequence)
     return store.add_table(4096, definition, shape_from(Item, columns))
 

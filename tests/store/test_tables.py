@@ -176,6 +176,8 @@ def test_violation_says_which_index_columns_and_key() -> None:
     )
     assert error.key == "a"
     assert str(error) == "table player: another row has name = 'a'"
+    text = """IndexError: Unique constraint violation 'player_name_idx_btree' in table 'player': """
+    assert store.explain_violation(error) == text + """column(s): '["name"]' value: "a\""""
 
 
 def test_refused_writes_leave_no_trace() -> None:
