@@ -153,7 +153,7 @@ class TableChecks:
         found: list[IndexSpec] = []
         taken: set[str] = set()
         for number, field in enumerate(named.fields):
-            algorithm, unique, _face = MARKERS[field.marker] if field.marker is not None else (None, False, None)
+            algorithm, unique = MARKERS[field.marker] if field.marker is not None else (None, False)
             if algorithm is not None:
                 name = index_name(table.name, [wire_name(field.attr)], algorithm)
                 found.append(IndexSpec(name, field.attr, _algorithm(algorithm), (number,), unique))

@@ -3,7 +3,7 @@
 For a type checker a marker is a descriptor: read on the class (which is what `ctx.db[Player]` looks like to it) it is
 an index object, read on a row it is the value. At run time a marker is inert text in `__annotations__`; rows keep
 plain slots, and `ctx.db[Player].id` is an object that the store generated. The index classes below are therefore
-descriptions: their methods only explain the mistake when somebody calls them on the row class itself.
+descriptions for checkers; on the row class itself a column is just a `Column` of query expressions.
 """
 
 from __future__ import annotations
@@ -17,125 +17,91 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class IndexFace(Column[R, T]):
-    """What all index descriptions share."""
-
-    __slots__ = ()
-
-    def _misused(self, method: str) -> NoReturn:
-        raise TypeError(
-            f"{self.name}.{method}: an index is used through a context, as in ctx.db[Table].{self.name}.{method}(...)"
-        )
-
-
-class UniqueIndex(IndexFace[R, T]):
-    """Index of a primary key or unique column: at most one row per key."""
-
-    __slots__ = ()
-
-    def find(self, key: T) -> R | None:
-        """The row with this key, a copy unless the row class is frozen."""
-        self._misused("find")
-
-    def get(self, key: T) -> R:
-        """The row with this key; raises ReducerError when there is none."""
-        self._misused("get")
-
-    def update(self, row: R) -> R:
-        """Replaces the row that has this row's key. Raises NoSuchRow or UniqueViolation."""
-        self._misused("update")
-
-    def upsert(self, row: R) -> R:
-        """Replaces the row that has this row's key, or inserts it."""
-        self._misused("upsert")
-
-    def delete(self, key: T) -> bool:
-        """Whether there was a row to delete."""
-        self._misused("delete")
-
-    def __contains__(self, key: T) -> bool:
-        self._misused("__contains__")
-
-
-class RangeIndex(IndexFace[R, T]):
-    """Ordered index of one column. Results are sorted by key, unmoved by later writes."""
-
-    __slots__ = ()
-
-    @overload
-    def filter(self, key: T, /, *, reverse: bool = False, limit: int | None = None) -> Iterator[R]: ...
-    @overload
-    def filter(
-        self,
-        *,
-        ge: T | None = None,
-        gt: T | None = None,
-        le: T | None = None,
-        lt: T | None = None,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> Iterator[R]: ...
-    def filter(self, *key: Any, **bounds: Any) -> Iterator[R]:
-        """Rows with this key, or with a key between the bounds; an empty or reversed range has none."""
-        self._misused("filter")
-
-    @overload
-    def delete(self, key: T, /) -> int: ...
-    @overload
-    def delete(self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None) -> int: ...
-    def delete(self, *key: Any, **bounds: Any) -> int:
-        """Deletes what `filter` would give; how many rows that were."""
-        self._misused("delete")
-
-    @overload
-    def count(self, key: T, /) -> int: ...
-    @overload
-    def count(self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None) -> int: ...
-    def count(self, *key: Any, **bounds: Any) -> int:
-        """How many rows `filter` would give."""
-        self._misused("count")
-
-
-class PointIndex(IndexFace[R, T]):
-    """Hash index of one column: exact keys only."""
-
-    __slots__ = ()
-
-    def filter(self, key: T) -> Iterator[R]:
-        self._misused("filter")
-
-    def delete(self, key: T) -> int:
-        self._misused("delete")
-
-    def count(self, key: T) -> int:
-        self._misused("count")
-
-
-class MultiIndex(IndexFace[R, Any]):
-    """Index over several columns: leading columns by value, then a range of the next one."""
-
-    __slots__ = ()
-
-    def filter(
-        self,
-        *prefix: Any,
-        ge: Any = None,
-        gt: Any = None,
-        le: Any = None,
-        lt: Any = None,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> Iterator[R]:
-        self._misused("filter")
-
-    def delete(self, *prefix: Any, ge: Any = None, gt: Any = None, le: Any = None, lt: Any = None) -> int:
-        self._misused("delete")
-
-    def count(self, *prefix: Any, ge: Any = None, gt: Any = None, le: Any = None, lt: Any = None) -> int:
-        self._misused("count")
-
-
 if TYPE_CHECKING:
+
+    class UniqueIndex(Column[R, T]):
+        """Index of a primary key or unique column: at most one row per key."""
+
+        def find(self, key: T) -> R | None:
+            """The row with this key, a copy unless the row class is frozen."""
+
+        def get(self, key: T) -> R:
+            """The row with this key; raises ReducerError when there is none."""
+
+        def update(self, row: R) -> R:
+            """Replaces the row that has this row's key. Raises NoSuchRow or UniqueViolation."""
+
+        def upsert(self, row: R) -> R:
+            """Replaces the row that has this row's key, or inserts it."""
+
+        def delete(self, key: T) -> bool:
+            """Whether there was a row to delete."""
+
+        def __contains__(self, key: T) -> bool: ...
+
+    class RangeIndex(Column[R, T]):
+        """Ordered index of one column. Results are sorted by key, unmoved by later writes."""
+
+        @overload
+        def filter(self, key: T, /, *, reverse: bool = False, limit: int | None = None) -> Iterator[R]: ...
+        @overload
+        def filter(
+            self,
+            *,
+            ge: T | None = None,
+            gt: T | None = None,
+            le: T | None = None,
+            lt: T | None = None,
+            reverse: bool = False,
+            limit: int | None = None,
+        ) -> Iterator[R]: ...
+        def filter(self, *key: Any, **bounds: Any) -> Iterator[R]:
+            """Rows with this key, or with a key between the bounds; an empty or reversed range has none."""
+
+        @overload
+        def delete(self, key: T, /) -> int: ...
+        @overload
+        def delete(
+            self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None
+        ) -> int: ...
+        def delete(self, *key: Any, **bounds: Any) -> int:
+            """Deletes what `filter` would give; how many rows that were."""
+
+        @overload
+        def count(self, key: T, /) -> int: ...
+        @overload
+        def count(
+            self, *, ge: T | None = None, gt: T | None = None, le: T | None = None, lt: T | None = None
+        ) -> int: ...
+        def count(self, *key: Any, **bounds: Any) -> int:
+            """How many rows `filter` would give."""
+
+    class PointIndex(Column[R, T]):
+        """Hash index of one column: exact keys only."""
+
+        def filter(self, key: T) -> Iterator[R]: ...
+
+        def delete(self, key: T) -> int: ...
+
+        def count(self, key: T) -> int: ...
+
+    class MultiIndex(Column[R, Any]):
+        """Index over several columns: leading columns by value, then a range of the next one."""
+
+        def filter(
+            self,
+            *prefix: Any,
+            ge: Any = None,
+            gt: Any = None,
+            le: Any = None,
+            lt: Any = None,
+            reverse: bool = False,
+            limit: int | None = None,
+        ) -> Iterator[R]: ...
+
+        def delete(self, *prefix: Any, ge: Any = None, gt: Any = None, le: Any = None, lt: Any = None) -> int: ...
+
+        def count(self, *prefix: Any, ge: Any = None, gt: Any = None, le: Any = None, lt: Any = None) -> int: ...
 
     class _Marker(Generic[T]):
         def __set__(self, instance: object, value: T) -> None: ...
@@ -213,14 +179,14 @@ else:
         """What `btree` and `hash_index` leave in a row class."""
 
 
-MARKERS: dict[object, tuple[str | None, bool, type[Column[Any, Any]]]] = {
-    # marker: index algorithm, whether unique, class of the column object
-    Pk: ("btree", True, UniqueIndex),
-    Unique: ("btree", True, UniqueIndex),
-    Index: ("btree", False, RangeIndex),
-    HashIndex: ("hash", False, PointIndex),
-    DirectIndex: ("direct", True, UniqueIndex),
-    Col: (None, False, Column),
+MARKERS: dict[object, tuple[str | None, bool]] = {
+    # marker: index algorithm, whether unique
+    Pk: ("btree", True),
+    Unique: ("btree", True),
+    Index: ("btree", False),
+    HashIndex: ("hash", False),
+    DirectIndex: ("direct", True),
+    Col: (None, False),
 }
 
 

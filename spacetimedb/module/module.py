@@ -252,13 +252,13 @@ class Module:
 
         def decorate(function: HookFunction) -> HookFunction:
             file, line = function_place(function)
-            name = f"{function.__name__}_timer"
+            class_name = pascal_case(f"{function.__name__}_timer")
             metaclass: Any = type(Schedule)
-            timer = metaclass(pascal_case(name), (Schedule,), {"__module__": function.__module__})
+            timer = metaclass(class_name, (Schedule,), {"__module__": function.__module__})
             timer.__declaration__ = Declaration(file, line, {}, {})
-            timer.__declaration__.class_name = timer.__name__
-            self._add_table(timer, timer, name, False, False, ())
-            self._repeats.append(RepeatSpec(name, interval))
+            timer.__declaration__.class_name = class_name
+            self._add_table(timer, timer, None, False, False, ())
+            self._repeats.append(RepeatSpec(snake_case(class_name), interval))
 
             def body(ctx: ReducerContext, _timer: object) -> None:
                 function(ctx)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import enum
 import math
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from spacetimedb.types.special import TimeDuration, Timestamp
 
@@ -141,6 +141,12 @@ class Column(Generic[R, T]):
 
     def __repr__(self) -> str:
         return f"<column {self.name}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, method: str) -> object:
+            use = f"ctx.db[Table].{self.name}.{method}"
+            raise AttributeError(f"{self!r} has no {method}; an index is used through a context, as in {use}(...)")
 
     def _compare(self, sign: str, other: T | Column[R, T]) -> Query[R]:
         right: Column[R, T] | Constant = other if isinstance(other, Column) else Constant(literal(other))
