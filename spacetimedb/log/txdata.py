@@ -23,7 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct, unpack_from
 from struct import error as StructError
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from spacetimedb.types.errors import DecodeError
 
@@ -41,14 +43,14 @@ _U32 = Struct("<I")
 _SMALL = [bytes([n]) for n in range(128)]
 
 
-class Inputs(NamedTuple):
+class Inputs(msgspec.Struct, frozen=True, gc=False):
     """The reducer call that caused a transaction."""
 
     name: str
     args: bytes
 
 
-class Transaction(NamedTuple):
+class Transaction(msgspec.Struct, frozen=True):
     """A decoded payload. Rows are BSATN; a table in `truncates` has no rows in the other lists."""
 
     inputs: Inputs | None

@@ -329,3 +329,15 @@ def test_power_failures() -> None:
             check_survivors(files.after_power_failure(rng), acknowledged)
         except BaseException as error:
             raise AssertionError(f"seed {seed}") from error
+
+
+def test_what_a_new_writer_calls_durable_survives_a_power_failure() -> None:
+    """A writer is killed before its sync; what the next one finds is in the page cache only, until it syncs it."""
+    for seed in range(50):
+        first = MemoryFiles()
+        log = CommitLogWriter.open(LOG, first, 100)
+        log.append(numbered(5))
+        second = first.after_kill()
+        again = CommitLogWriter.open(LOG, second, 100)
+        assert again.durable_offset == 4
+        check_survivors(second.after_power_failure(Random(seed)), [4])

@@ -218,7 +218,7 @@ def produce(region: Region, bells: list[Doorbell], own_bell: Doorbell, batches: 
             number += 1
             body += pack("<II", zlib.crc32(body), 0)
             records.append(pack_record(LAST if n == batches - 1 and i == size - 1 else 1, 0, 0, body))
-        deadline = time.monotonic() + 0.5
+        deadline = time.monotonic() + 5
         while writer.append_batch(records) is None:
             if time.monotonic() > deadline:
                 for slot in writer.blockers():
@@ -299,6 +299,36 @@ def test_three_consumers_one_of_them_killed() -> None:
     deactivate(region, 2)
     own_bell.ring()
     assert (producer.join(), keeper.join(), other.join()) == (0, 0, 0)
+    region.close()
+
+
+def test_attaching_while_the_producer_runs() -> None:
+    """A consumer that comes and goes starts at a whole batch each time and misses nothing until it leaves."""
+    region = Region.create(4096 + 16384, "test-ring")
+    format_ring(region)
+    bells, own_bell = [Doorbell.create() for _ in range(2)], Doorbell.create()
+    keeper = RingReader(region, 0)
+    producer = Child(lambda: produce(region, bells, own_bell, 10**6, 3))
+    other = Child(lambda: consume(keeper, bells[0], own_bell, None, until=0.8))
+    end, visits = time.monotonic() + 0.7, 0
+    guest = RingReader(region, 1)
+    while time.monotonic() < end:
+        checker = Checker()
+        for _ in range(3):
+            data = guest.drain()
+            if data and checker.next == 0:
+                checker.next = unpack_from("<I", data, next(iter_records(data))[1] + 8)[0]
+                visits += 1
+            checker.take(data)
+            if guest.advance():
+                own_bell.ring()
+        guest.detach()
+        own_bell.ring()
+        guest.attach_at_head()
+    assert other.join() == 0
+    producer.kill()
+    producer.join()
+    assert visits > 20
     region.close()
 
 
