@@ -92,26 +92,25 @@ class IndexTemplate:
         ]
         return function(f"select_{n}(prefix, {_PASS_BOUNDS}, reverse=False, limit=None)", body)
 
-    def _point_rows(self) -> list[str]:
+    def _point_rows(self, key: str, has_limit: bool) -> list[str]:
         """Returns the iterator for one whole key."""
         if self.index.is_unique:
-            return [
-                f"row = by_{self.n}.get({self._point})",
-                f"return iter(()) if row is None else {self._copies('(row,)')}",
-            ]
-        return [
-            f"bucket = by_{self.n}.get({self._point})",
-            f"return iter(()) if bucket is None else {self._copies('list(bucket.values())')}",
-        ]
+            nothing = "row is None or (limit is not None and limit <= 0)" if has_limit else "row is None"
+            found = self._copies("(row,)")
+            return [f"row = by_{self.n}.get({key})", f"return iter(()) if {nothing} else {found}"]
+        lines = [f"bucket = by_{self.n}.get({key})", "if bucket is None:", "    return iter(())"]
+        if has_limit:
+            limited = self._copies("list(bucket.values())[: max(limit, 0)]")
+            lines += ["if limit is not None:", f"    return {limited}"]
+        return [*lines, f"return {self._copies('list(bucket.values())')}"]
 
     def filter(self) -> list[str]:
         n = self.n
         if not self.index.is_ordered:
-            point = [line.replace(f".get({self._point})", f".get({self._key})") for line in self._point_rows()]
-            return function(f"filter_{n}({self._parameters})", point)
+            return function(f"filter_{n}({self._parameters})", self._point_rows(self._key, has_limit=False))
         body = [
-            f"if {self._is_point} and limit is {_NO_BOUNDS}:",
-            *indented_or_none(self._point_rows()),
+            f"if {self._is_point} and {_NO_BOUNDS}:",
+            *indented_or_none(self._point_rows(self._point, has_limit=True)),
             f"rows = select_{n}({self._prefix}, {_PASS_BOUNDS}, reverse, limit)",
             f"return {self._copies('rows')}",
         ]

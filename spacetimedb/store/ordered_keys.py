@@ -89,6 +89,7 @@ class OrderedKeys:
     ) -> list[Any]:
         """Rows whose key begins with `prefix` and whose next column lies between the bounds (None: no bound), by key.
 
+        The prefix must leave a column: whole keys are looked up in the index itself.
         Needs `refresh` first. Raises TypeError for bounds that exclude each other's use or have no column.
         """
         if (ge is not None and gt is not None) or (le is not None and lt is not None):
@@ -111,11 +112,7 @@ class OrderedKeys:
     def _between(self, prefix: tuple[Any, ...], ge: Any, gt: Any, le: Any, lt: Any, reverse: bool) -> Iterator[Any]:
         at = len(prefix)
         if at >= self._columns:
-            if at > self._columns or not (ge is gt is le is lt is None):
-                raise TypeError(f"the index has {self._columns} columns: too many keys, or a bound after the last one")
-            lower = upper = prefix if self._columns > 1 else prefix[0]
-            key = self._key
-            return self._range(*((lower, upper) if key is None else (key(lower), key(upper))), (True, True), reverse)
+            raise TypeError(f"the index has {self._columns} columns: too many keys, or a bound after the last one")
         order = self._order[at]
         low = gt if ge is None else ge
         high = lt if le is None else le

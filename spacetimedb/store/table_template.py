@@ -26,7 +26,10 @@ Rules that all generated code keeps:
 
 from __future__ import annotations
 
+from struct import Struct as Format
+
 from spacetimedb.types.bsatn import encode_source, fixed_size
+from spacetimedb.types.shapes import Scalar
 from spacetimedb.types.source import SourceBuilder, indented
 
 from .commit_record import EVENT, TRUNCATED
@@ -178,6 +181,10 @@ class TableTemplate:
         columns = self.layout.f32_columns
         if not columns:
             return []
+        if self.size is not None and not self.layout.is_frozen and all(f.shape == Scalar("f32") for f in columns):
+            codes = ["f" if field in columns else f"{fixed_size(field.shape)}x" for field in self.layout.shape.fields]
+            unpack = self.builder.bind("unpack_f32", Format("<" + "".join(codes)).unpack)
+            return [f"{', '.join(f'row.{field.attr}' for field in columns)}, = {unpack}(image)"]
         lines = ["fresh = decode(image)[0]"]
         for field in columns:
             if self.layout.is_frozen:

@@ -330,6 +330,10 @@ def test_bounds_and_arguments() -> None:
         level.filter(1, ge=2)
     with pytest.raises(TypeError):
         level.filter(1, 2)
+    for limit in (0, -1):
+        assert list(level.filter(-5, limit=limit)) == list(level.filter(limit=limit)) == []
+        assert list(table.handle.id.filter(3, limit=limit)) == []
+    assert [row.id for row in level.filter(-5, limit=1, reverse=True)] == [5]
     assert [row.id for row in table.handle.id.filter(ge=3, limit=2)] == [3, 4]
 
 
