@@ -60,6 +60,11 @@ class Expressions:
         self.text = text
         self.tokens = tokenize(text)
         self.at = 0
+        # One more for each step that a look ahead may go past the end.
+        self._uppers = [
+            token.text.upper() if token.kind == "word" else token.text if token.kind == "op" else ""
+            for token in self.tokens
+        ] + [""] * 4
         self._parentheses = 0
         self._nesting = 0
 
@@ -79,18 +84,16 @@ class Expressions:
 
     def upper(self, ahead: int = 0) -> str:
         """The token as upper-case keyword if it is a bare word, its text if it is an operator, else ''."""
-        at = self.at + ahead
-        if at >= len(self.tokens):
-            return ""
-        kind, text, _ = self.tokens[at]
-        return text.upper() if kind == "word" else text if kind == "op" else ""
+        return self._uppers[self.at + ahead]
 
     def accept(self, *words: str) -> bool:
-        """Takes all of these keywords or operators in a row, or nothing."""
-        for ahead, word in enumerate(words):
-            if self.upper(ahead) != word:
+        """Takes all of these keywords or operators in a row (at most 4), or nothing."""
+        at = self.at
+        for word in words:
+            if self._uppers[at] != word:
                 return False
-        self.at += len(words)
+            at += 1
+        self.at = at
         return True
 
     def expect(self, *words: str) -> None:

@@ -16,11 +16,14 @@ from collections.abc import Collection, Iterable
 from spacetimedb.sql.catalog import TableRef
 from spacetimedb.sql.execute import RowSource
 from spacetimedb.sql.predicate import key_functions
-from spacetimedb.store.commit_record import TableChange
+from spacetimedb.store.commit_record import Rows, TableChange
 from spacetimedb.subscriptions.query import AnyFragment, JoinFragment, SingleFragment
 from spacetimedb.subscriptions.row_index import RowIndex
 
 Fragments = dict[AnyFragment, None]
+RowLists = tuple[list[bytes], list[bytes]]
+"""(inserts, deletes) of one table in one commit."""
+_NOTHING: RowLists = [], []
 
 
 class ValueMap:
@@ -102,10 +105,17 @@ class ChangedTable:
         if not found.fragments:
             del self.by_value[column]
 
-    def follow(self, change: TableChange) -> None:
-        """Brings version and indexes to the state after a commit."""
+    def follow(self, change: TableChange) -> RowLists:
+        """Brings version and indexes to the state after a commit. Gives its rows if anybody needs them one by one."""
         self.version += 1
+        if not (self.by_value or self.filtered or self.indexes or self.joins or self.edges):
+            return _NOTHING
+        lists = _split(change.inserts), _split(change.deletes)
         if self.indexes and not self.table.is_event:
-            deletes, inserts = change.deletes.split(), change.inserts.split()
             for index in self.indexes.values():
-                index.change(deletes, inserts)
+                index.change(lists[1], lists[0])
+        return lists
+
+
+def _split(rows: Rows) -> list[bytes]:
+    return [rows.data] if rows.row_count == 1 else rows.split() if rows.row_count else []

@@ -16,7 +16,6 @@ from spacetimedb.sql.literals import Constant
 from spacetimedb.sql.plan import JoinOn, SelectPlan
 from spacetimedb.sql.predicate import Matches, Select, columns_of, compile_row, compile_rows
 from spacetimedb.sql.resolve import Combine, Typed
-from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.row_index import RowIndex
 from spacetimedb.subscriptions.wire import string
 
@@ -133,8 +132,8 @@ class JoinFragment(Fragment):
             else:
                 self.residual = lambda row, partner: matches((partner, row))
 
-    def delta(self, changes: dict[int, TableChange]) -> tuple[list[bytes], list[bytes]]:
-        """(inserts, deletes) with multiplicity, given the changes of one commit; the indexes are those after it.
+    def delta(self, changes: dict[int, tuple[list[bytes], list[bytes]]]) -> tuple[list[bytes], list[bytes]]:
+        """(inserts, deletes) with multiplicity, given those of the tables in a commit; indexes show the state after it.
 
         With d for signed changes and ' for the state after the commit, the change of the join is
         dR S' + R' dS - dR dS; counting rows by value cancels what comes and goes.
@@ -188,13 +187,13 @@ class JoinFragment(Fragment):
         return out
 
 
-def _signed(side: Side, changes: dict[int, TableChange]) -> list[tuple[bytes, int]]:
+def _signed(side: Side, changes: dict[int, tuple[list[bytes], list[bytes]]]) -> list[tuple[bytes, int]]:
     change = changes.get(side.table_id)
     if change is None:
         return []
-    out = [(row, 1) for row in side.chosen(change.inserts.split())]
+    out = [(row, 1) for row in side.chosen(change[0])]
     if not side.is_event:
-        out += [(row, -1) for row in side.chosen(change.deletes.split())]
+        out += [(row, -1) for row in side.chosen(change[1])]
     return out
 
 

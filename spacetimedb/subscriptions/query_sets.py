@@ -23,7 +23,7 @@ from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import RowSource, execute_select
 from spacetimedb.sql.plan import SelectPlan, plan_one_off, plan_subscription
 from spacetimedb.store.commit_record import TableChange
-from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, ValueMap
+from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
 from spacetimedb.subscriptions.query import (
     SHARED_QUERIES,
     SHARED_SETS,
@@ -381,14 +381,13 @@ class Subscriptions:
         """What the commit means: updates with the clients that get each. Clients that get nothing do not appear."""
         tables = self.tables
         affected: list[Affected] = []
-        touched: list[tuple[ChangedTable, TableChange]] = []
+        touched: list[tuple[ChangedTable, TableChange, RowLists]] = []
         for change in changes:
             entry = tables.get(change.table_id)
             if entry is not None:
-                entry.follow(change)
-                touched.append((entry, change))
+                touched.append((entry, change, entry.follow(change)))
         joins: Fragments = {}
-        for entry, change in touched:
+        for entry, change, lists in touched:
             if entry.whole:
                 block = (
                     whole_event_update(change.inserts)
@@ -399,9 +398,9 @@ class Subscriptions:
                 if block[1:] != NO_ROWS:
                     affected += [(fragment, block) for fragment in entry.whole]
             if entry.filtered or entry.by_value or entry.joins or entry.edges:
-                self._filtered(entry, change, affected, joins)
+                self._filtered(entry, lists, affected, joins)
         if joins:
-            by_table = {change.table_id: change for _, change in touched}
+            by_table = {change.table_id: lists for _, change, lists in touched}
             for fragment in joins:
                 assert isinstance(fragment, JoinFragment)
                 self.evaluated += 1
@@ -414,20 +413,21 @@ class Subscriptions:
     def _filtered(
         self,
         entry: ChangedTable,
-        change: TableChange,
+        lists: RowLists,
         affected: list[Affected],
         joins: Fragments,
     ) -> None:
         """Adds the fragments of one table that look at rows, and the joins that have to be evaluated."""
         is_event = entry.table.is_event
-        inserts = change.inserts.split()
-        deletes = [] if is_event else change.deletes.split()
+        inserts, deletes = lists
         found: dict[SingleFragment, tuple[list[bytes], list[bytes]]] = {}
         for values in entry.by_value.values():
             lookup = values.fragments
-            for side, rows in enumerate((inserts, deletes)):
+            for side, rows in enumerate(lists):
                 for row, key in zip(rows, values.keys(rows), strict=True):
-                    for fragment in lookup.get(key, ()):
+                    if key not in lookup:
+                        continue
+                    for fragment in lookup[key]:
                         if isinstance(fragment, JoinFragment):
                             joins[fragment] = None
                             continue

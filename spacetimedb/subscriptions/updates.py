@@ -51,7 +51,15 @@ def _together(affected: list[Affected]) -> list[Update]:
     out: list[Update] = []
     updates: dict[tuple[object, ...], bytes] = {}
     for audience, position in first.items():
-        positions = more.get(audience, (position,))
+        if audience not in more:
+            fragment, block = affected[position]
+            numbers = fragment.query.audiences[audience]
+            update = updates.get((position, numbers))
+            if update is None:
+                update = updates[position, numbers] = _assemble([(fragment, block, numbers)])
+            out.append((update, audience.clients))
+            continue
+        positions = more[audience]
         parts = [(*affected[at], affected[at][0].query.audiences[audience]) for at in positions]
         key = tuple([(at, numbers) for at, (_, _, numbers) in zip(positions, parts, strict=True)])
         update = updates.get(key)
@@ -66,6 +74,10 @@ def _assemble(parts: list[tuple[AnyFragment, bytes, tuple[int, ...]]]) -> bytes:
     if len(parts) == 1 and len(parts[0][2]) == 1:
         fragment, block, (number,) = parts[0]
         return b"".join((alone_head(number), fragment.name, _ONE, block))
+    name, numbers = parts[0][0].name, parts[0][2]
+    if len(numbers) == 1 and all(part[2] == numbers and part[0].name == name for part in parts):
+        blocks = [block for _, block, _ in parts]
+        return b"".join((alone_head(numbers[0]), name, u32(len(blocks)), *blocks))
     sets: dict[int, dict[bytes, list[bytes]]] = {}
     for fragment, block, numbers in parts:
         for number in numbers:
