@@ -1,0 +1,65 @@
+"""Takes the README's picture: a server, bots, and a page that has joined them for a while.
+
+.venv/bin/python scripts/screenshot.py [FILE]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import trio
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from browser import open_browser  # noqa: E402
+from server_process import SAMPLES, ServerProcess  # noqa: E402
+
+BOTS = 30
+WARM_UP_SECONDS = 25.0
+SEARCH_SECONDS = 60.0
+CROWD = (
+    "[...game.connection.rows.circle.values()].filter(c => { const e = game.connection.rows.entity.get(c.entity_id),"
+)
+CROWD += " m = game.connection.rows.entity.get(game.myCircles()[0]?.entity_id);"
+CROWD += " return e && m && Math.abs(e.x - m.x) < 130 && Math.abs(e.y - m.y) < 80; }).length >= 5"
+
+
+async def take(server: ServerProcess, path: Path) -> None:
+    """Joins, waits for company, and takes the picture."""
+    async with open_browser() as browser:
+        page = await browser.page(f"{server.base_url}/demo/", width=1200, height=700)
+        await page.until("document.querySelector('#status.online')")
+        await trio.sleep(WARM_UP_SECONDS)
+        with trio.move_on_after(SEARCH_SECONDS):
+            while True:
+                await page.evaluate("game.join('You')")
+                await page.move_mouse(600, 350)
+                await trio.sleep(1.5)
+                if await page.evaluate(CROWD):
+                    break
+        await page.screenshot(path)
+
+
+def main() -> None:
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "demo.png"
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerProcess(Path(folder), in_memory=True).start()
+        try:
+            server.publish(SAMPLES / "agar.py", "agar")
+            command = [sys.executable, str(HERE / "bots.py"), "--url", server.base_url, "--bots", str(BOTS)]
+            with subprocess.Popen(command) as bots:
+                try:
+                    trio.run(take, server, path)
+                finally:
+                    bots.terminate()
+        finally:
+            server.stop()
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
