@@ -9,22 +9,23 @@ database has rolled back and logged it as ever.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
-
-import msgspec
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast, overload
 
 from spacetimedb.hosts.database import Caller, Database, Reducer, caller
+from spacetimedb.hosts.delta import Changes, Delta
 from spacetimedb.hosts.installation import InstallError, create_from, recover_from
 from spacetimedb.hosts.mail import ANSWER_HEAD, Outcome
+from spacetimedb.hosts.test_clients import Subscribers, Subscription
 from spacetimedb.log.recovery import initial_state
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.memory.region import Region
-from spacetimedb.module import AnonymousViewContext, Db, Module, ReducerContext, ReducerError, ViewContext
+from spacetimedb.module import AnonymousViewContext, Db, Module, Query, ReducerContext, ReducerError, ViewContext
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.validation import validate
-from spacetimedb.store.commit_record import COMMIT, LOGGED, changes, header, log_payload
+from spacetimedb.store.commit_record import COMMIT, LOGGED, TableChange, changes, header, log_payload
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 
@@ -37,24 +38,6 @@ HEAP_BYTES: Final = 4 << 30
 """Address space for rows; memory is taken as rows come."""
 MAX_RUNS_PER_ADVANCE: Final = 1_000_000
 """Scheduled runs in one `advance`: more is taken for a schedule that never lets time pass."""
-
-
-class Changes(msgspec.Struct, Generic[R]):
-    """What happened to one table. Rows that were updated are in both lists; events are inserts."""
-
-    inserts: list[R]
-    deletes: list[R]
-
-
-class Delta(dict[Any, Any]):
-    """What a call changed, by table; a table without changes has empty lists."""
-
-    if TYPE_CHECKING:
-
-        def __getitem__(self, table: type[R]) -> Changes[R]: ...
-
-    def __missing__(self, table: object) -> Changes[Any]:
-        return Changes([], [])
 
 
 class _Observed(Database):
@@ -70,8 +53,8 @@ class _Observed(Database):
 class TestHost:
     """Runs a module in the test's own process; making one runs `init` and raises what it raises.
 
-    `db` reads the tables as of now. `failures` has the exceptions of scheduled runs and disconnect hooks, `log` the lines
-    of the module log as dictionaries. `owner` is who published the module.
+    `db` reads the tables as of now. `failures` has the exceptions of scheduled runs and disconnect hooks, `log` the
+    lines of the module log as dictionaries. `owner` is who published the module.
     """
 
     __test__ = False  # pytest: this is no test
@@ -120,6 +103,7 @@ class TestHost:
         known = self._callers.pop(who, None)
         if known is None:
             raise ValueError(f"{who!r} is not connected")
+        self._subscribers.drop(known.connection)
         self._database.disconnect(known.reader, known.connection)
         delta, _answer = self._take()
         self._note_failure()
@@ -134,10 +118,9 @@ class TestHost:
         arguments that do not fit their types on the wire, LookupError for what this identity may not call.
         """
         spec, found = self._reducer(reducer)
-        names = [field.attr for field in spec.params.fields]
-        values = (*args, *[kwargs[name] for name in names[len(args) :] if name in kwargs])
-        if len(values) != len(names) or len(args) + len(kwargs) != len(names):
-            raise TypeError(f"{spec.name} takes {', '.join(names) or 'no arguments'}")
+        bound = inspect.signature(reducer).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        values = bound.args[1:]
         encoded = codec(spec.params).encode(values)
         passing = who not in self._callers
         if passing:
@@ -155,6 +138,12 @@ class TestHost:
         finally:
             if passing:
                 self.disconnect(who)
+
+    def subscribe(self, who: Identity, *queries: str) -> Subscription:
+        """Subscribes a connected client to SQL queries. Raises SqlError with the text that a client would get."""
+        if who not in self._callers:
+            raise ValueError(f"{who!r} is not connected")
+        return self._subscribers.subscribe(self._callers[who].connection, who, queries)
 
     # -- time
 
@@ -193,8 +182,12 @@ class TestHost:
 
     # -- reading
 
-    def view(self, view: Callable[[ViewContext], T], who: Identity | None = None) -> T:
-        """What a view returns to an identity (for shared views it does not matter which)."""
+    @overload
+    def view(self, view: Callable[[ViewContext], Query[R]], who: Identity | None = None) -> list[R]: ...
+    @overload
+    def view(self, view: Callable[[ViewContext], T], who: Identity | None = None) -> T: ...
+    def view(self, view: Callable[[ViewContext], Any], who: Identity | None = None) -> Any:
+        """What a view shows to an identity (for shared views it does not matter which); of a query its rows."""
         spec = next((v for v in self.module.views if v.function is view), None)
         if spec is None:
             raise LookupError(f"{getattr(view, '__name__', view)} is no view of this module")
@@ -207,7 +200,7 @@ class TestHost:
             context = ViewContext(self.db, self._database._context, who)
         result = view(context)
         self._take()
-        return result
+        return self._subscribers.select(result.sql) if isinstance(result, Query) else result
 
     # -- restart
 
@@ -240,6 +233,7 @@ class TestHost:
     def _bind(self) -> None:
         tables = self._database.tables
         self.db = cast(Db, self._database.store.read_only_db(tables))
+        self._subscribers = Subscribers(self._database)
         self._keys = {table.table_id: (key, table) for key, table in tables.items()}
 
     def _reducer(self, function: Callable[..., object]) -> tuple[Any, Reducer]:
@@ -289,17 +283,19 @@ class TestHost:
                 head = header(record)
                 if head.flags & LOGGED:
                     self._payloads.append(bytes(log_payload(record)))
-                deltas.append(self._decode(record, head.table_count))
+                changed = changes(record, 0, head.table_count)
+                deltas.append(self._decode(changed))
+                self._subscribers.follow(head.flags, changed)
             elif refusals is not None:
                 outcome, length = ANSWER_HEAD.unpack_from(record)[2], ANSWER_HEAD.unpack_from(record)[8]
                 if outcome != Outcome.CONNECTED:
                     refusals.append(record[ANSWER_HEAD.size : ANSWER_HEAD.size + length].decode())
         return deltas
 
-    def _decode(self, record: bytes, table_count: int) -> Delta:
-        """The module's own tables of a commit record, rows as objects."""
+    def _decode(self, changed: list[TableChange]) -> Delta:
+        """The module's own tables of a commit, rows as objects."""
         delta = Delta()
-        for change in changes(record, 0, table_count):
+        for change in changed:
             if change.table_id in self._keys:
                 key, table = self._keys[change.table_id]
                 inserts = [table.decode(row) for row in change.inserts.split()]
