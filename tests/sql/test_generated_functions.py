@@ -135,15 +135,7 @@ def literal_of(t: AlgebraicType, encoded: bytes) -> str | None:
     if t == BOOL:
         return "true" if value else "false"
     if t in (F32, F64):
-        return (
-            None
-            if value[0]
-            else "1e999"
-            if value[1] == math.inf
-            else "-1e999"
-            if value[1] == -math.inf
-            else repr(value[1])
-        )
+        return None if value[0] else repr(value[1]).replace("inf", "1e999")
     if t == STRING:
         text = value.decode().replace("'", "''")
         return f"'{text}'"
@@ -156,6 +148,7 @@ def literal_of(t: AlgebraicType, encoded: bytes) -> str | None:
     return str(value)
 
 
+LEADS: list[AlgebraicType] = [U8, STRING, option(STRING), Array(Array(U16))]
 SOME = {t: encodings(t) for t in SCALARS}
 
 
@@ -163,8 +156,8 @@ SOME = {t: encodings(t) for t in SCALARS}
 @given(st.data())
 def test_comparisons(data: st.DataObject) -> None:
     t = data.draw(st.sampled_from(SCALARS))
-    lead = data.draw(st.sampled_from([U8, STRING, option(STRING), Array(Array(U16))]))
-    types = [lead, t, U32, t]
+    lead = data.draw(st.sampled_from(LEADS))
+    types: list[AlgebraicType] = [lead, t, U32, t]
     columns = tuple(ColumnDef(f"c{n}", f"c{n}", kind) for n, kind in enumerate(types))
     table = TableRef(4096, "t", "t", columns, Product(()))
     first = data.draw(SOME[t])

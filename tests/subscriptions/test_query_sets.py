@@ -31,6 +31,10 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+Parts = list[tuple[str, list[bytes]]]
+"""(table, rows) per fragment."""
+
+
 class Reader:
     """A database with subscriptions, and short names for what tests do with them."""
 
@@ -38,9 +42,7 @@ class Reader:
         self.database = SampleDatabase(schema)
         self.subscriptions = Subscriptions(self.database)
 
-    def subscribe(
-        self, client: int, number: int, *texts: str, caller: Identity = OWNER
-    ) -> list[tuple[str, list[bytes]]]:
+    def subscribe(self, client: int, number: int, *texts: str, caller: Identity = OWNER) -> Parts:
         catalog = self.database.catalog(caller == OWNER)
         queries = self.subscriptions.compile_set(list(texts), caller, caller == OWNER, catalog)
         return [read_table_rows(part) for part in self.subscriptions.subscribe(client, number, queries)]
@@ -107,10 +109,7 @@ def test_whole_tables_are_forwarded_as_they_stand_in_the_record() -> None:
 
 def test_rows_of_a_new_set() -> None:
     reader = Reader()
-    rows = {
-        name: rows
-        for name, rows in reader.subscribe(1, 1, "select * from entity where owner > 100", "select * from message")
-    }
+    rows = dict(reader.subscribe(1, 1, "select * from entity where owner > 100", "select * from message"))
     assert rows == {"entity": []}
     assert reader.subscribe(1, 2) == []
     one, two = reader.row("entity", 1, 10, 0.5), reader.row("entity", 2, 20, 1.5)
@@ -205,11 +204,8 @@ def test_nothing_is_left_behind(sets: int, width: int) -> None:
         assert list(held) == list(range(sets))
         assert [len(tables) for tables in held.values()] == [2 if n == 0 and width > 1 else 1 for n in range(sets)]
     assert subscriptions.unsubscribe(1, 0, False) is None
-    ((update, clients),) = [group for group in reader.change(message=([], [["y"]])) if group[1] == [1]] or [
-        (b"\0\0\0\0", [1])
-    ]
-    assert clients == [1]
-    assert list(read_update(update)) == list(range(1, sets))
+    mine = [update for update, clients in reader.change(message=([], [["y"]])) if clients == [1]]
+    assert [list(read_update(update)) for update in mine] == ([list(range(1, sets))] if sets > 1 else [])
     subscriptions.drop_client(1)
     subscriptions.drop_client(1)
     subscriptions.drop_client(2)
@@ -254,13 +250,14 @@ def test_one_off_query_always_has_its_table() -> None:
         query = reader.subscriptions.compile_one_off(text, OWNER, True, catalog)
         found, rows = read_table_rows(reader.subscriptions.one_off_rows(query))
         assert (found, len(rows)) == (name, count)
-    with pytest.raises(SqlError, match="^Empty SQL query$"):
+    with pytest.raises(SqlError, match="Empty SQL query"):
         reader.subscriptions.compile_one_off("", OWNER, True, catalog)
 
 
-@pytest.mark.parametrize(
-    "sizes", [[], [1], [0], [0, 0], [3, 3], [3, 4], [65535, 65535], [65536], [65536, 65536], [0, 5]]
-)
+SIZES = [[], [1], [0], [0, 0], [3, 3], [3, 4], [65535, 65535], [65536], [65536, 65536], [0, 5]]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
 def test_row_lists(sizes: list[int]) -> None:
     rows = [bytes([n + 1]) * size for n, size in enumerate(sizes)]
     data = b"".join(rows)
