@@ -195,6 +195,7 @@ def test_a_call_gives_what_changed(host: TestHost) -> None:
 
 
 def test_exceptions_arrive_as_they_are_and_leave_nothing(host: TestHost) -> None:
+    host.log.clear()
     with pytest.raises(ReducerError, match="a name, please"):
         host.call(ALICE, add, "")
     host.call(ALICE, add, "Ann")
