@@ -6,6 +6,8 @@ from spacetimedb.schema.definition import ModuleDef
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.sql.catalog import SchemaCatalog
+from spacetimedb.types.json_arguments import ArgumentsDecoder
+from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.messages import DatabaseUp
 
@@ -17,10 +19,27 @@ class DatabaseCatalog:
         self.definition: ModuleDef = validate(decode_raw(up.definition))
         self.table_ids = up.table_ids
         self.owner = Identity(up.owner)
+        self.reducers = {r.name: r for r in self.definition.reducers}
         self.reducer_ids = {r.name: i for i, r in enumerate(self.definition.reducers)}
+        self.procedures = {p.name: p for p in self.definition.procedures}
+        self._decoders: dict[tuple[str, str], ArgumentsDecoder] = {}
         self._public = SchemaCatalog(self.definition, up.table_ids, owner=False)
         self._all = SchemaCatalog(self.definition, up.table_ids, owner=True)
 
     def for_caller(self, identity: Identity) -> SchemaCatalog:
         """The tables this caller may name."""
         return self._all if identity == self.owner else self._public
+
+    def decoder(self, kind: str, name: str) -> ArgumentsDecoder:
+        """Decodes the JSON arguments of a `reducer` or `procedure`."""
+        found = self._decoders.get((kind, name))
+        if found is None:
+            function = self.reducers[name] if kind == "reducer" else self.procedures[name]
+            found = self._decoders[kind, name] = ArgumentsDecoder(
+                name, function.declared_params, self.definition.typespace
+            )
+        return found
+
+    def result_to_json(self, procedure: str, value: bytes) -> str:
+        """JSON of a procedure's result."""
+        return row_to_json(self.procedures[procedure].declared_return_type, typespace=self.definition.typespace)(value, 0)[0]

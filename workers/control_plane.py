@@ -18,7 +18,8 @@ from spacetimedb.auth.identity import derive_identity
 from spacetimedb.auth.keccak import keccak256
 from spacetimedb.log.control_store import DatabaseRow, NameClaimed, NameTaken
 from spacetimedb.schema.definition import ModuleDef
-from spacetimedb.schema.migration import MigrationRefused, plan
+from spacetimedb.schema.migration import MigrationErrors, plan
+from spacetimedb.schema.migration_text import plan_text
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.workers.loader import Loaded
@@ -151,10 +152,16 @@ class ControlPlane:
         old = self._running_definition(identity)
         try:
             migration = plan(old, new)
-        except MigrationRefused as error:
+        except MigrationErrors as error:
             return {"reason": str(error), "text": "", "break_clients": False, "token": token}
-        text = migration.render(colour=colour)
-        return {"reason": None, "text": text, "break_clients": migration.breaks_clients, "token": token}
+        text = plan_text(migration, colours=colour)
+        return {
+            "reason": None,
+            "text": text,
+            "break_clients": migration.breaks_clients,
+            "token": token,
+            "major_version_upgrade": migration.is_major_version_upgrade,
+        }
 
     async def do_why_down(self, identity: bytes) -> str | None:
         """Why a database does not serve, None if it should."""
@@ -220,7 +227,7 @@ class ControlPlane:
         old = self._running_definition(row.identity)
         try:
             migration = plan(old, new)
-        except MigrationRefused as error:
+        except MigrationErrors as error:
             raise ControlError(400, f"Database update rejected: {error}") from None
         program_hash = keccak256(program)
         failed = "Failed to create or update the database: "
@@ -229,7 +236,7 @@ class ControlPlane:
         if migration.breaks_clients and not break_clients:
             text = "Migration plan contains a client-breaking change which is disallowed under current policy"
             raise ControlError(400, failed + text)
-        if not migration.is_empty:
+        if not migration.is_same_schema:
             text = "this server cannot change tables of a database with data yet; publish with --delete-data"
             raise ControlError(400, failed + text)
         database = self._supervisor.databases[row.identity]

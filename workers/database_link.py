@@ -125,6 +125,7 @@ class DatabaseLink:
         """Framed form of messages that several clients get, by id of the message; for one batch."""
         self._shared: list[bytes] = []
         self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
+        self._ring_ended = trio.Event()
         self.calls_received = 0
         self.messages_sent = 0
         self.drained_log_position = 0
@@ -167,7 +168,7 @@ class DatabaseLink:
         self.touched.discard(client)
         self._holding.discard(client)
         self.subscriptions.drop_client(client.number)
-        self._forget_unused_tables()
+        self.forget_unused_tables()
         if not self.down:
             self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
             self.post()
@@ -258,7 +259,7 @@ class DatabaseLink:
             self._tell(client, v2.subscription_error(request_id, set_id, text))
         else:
             self._tell(client, v2.unsubscribe_applied(request_id, set_id, rows), self.position_horizon)
-            self._forget_unused_tables()
+            self.forget_unused_tables()
         return True
 
     def _one_off(self, client: Client, message: v2.OneOffQuery) -> bool:
@@ -273,7 +274,7 @@ class DatabaseLink:
             self._tell(client, v2.one_off_err(request_id, str(error)))
         else:
             self._tell(client, v2.one_off_ok(request_id, [table]), self.position_horizon)
-            self._forget_unused_tables()
+            self.forget_unused_tables()
         return True
 
     def _tell(self, client: Client, message: bytes, horizon: int = 0) -> None:
@@ -311,7 +312,7 @@ class DatabaseLink:
             await event.wait()
         self.pump()
 
-    def _forget_unused_tables(self) -> None:
+    def forget_unused_tables(self) -> None:
         if len(self._rows) > len(self.subscriptions.tables):
             for table_id in [t for t in self._rows if t not in self.subscriptions.tables]:
                 if table_id not in self._asked:
@@ -370,6 +371,7 @@ class DatabaseLink:
         except ReaderDropped:
             raise
         durable = self.control.words[words.DURABLE]
+        self._ring_ended.set()
         if durable != self.durable:
             self.durable = durable
             event, self.durable_changed = self.durable_changed, trio.Event()
@@ -377,6 +379,11 @@ class DatabaseLink:
             if self._holding:
                 self._release()
         return worked
+
+    @property
+    def fan_out_lag_bytes(self) -> int:
+        """Bytes in the ring that this reader has not processed."""
+        return self._ring.pending()
 
     def prepare_sleep(self) -> bool:
         """Whether the reader may wait for its bell."""
@@ -448,6 +455,7 @@ class DatabaseLink:
             if rows is not None and change.deletes is not change.inserts:
                 rows.change(change)
         if flags & SILENT:
+            self.subscriptions.follow(found)
             return []
         return self.subscriptions.evaluate(found)
 
@@ -611,12 +619,20 @@ class DatabaseLink:
                 raise DatabaseGone
             await self.durable_changed.wait()
 
+    async def log_written(self) -> None:
+        """Waits until the log keeper has written every log line that is in the ring now."""
+        position = self.control.words[words.RING_POSITION]
+        while self.control.words[words.LOG_RING_POSITION] < position and not self.down:
+            self._ring_ended = trio.Event()
+            await self._ring_ended.wait()
+
     # -- the end
 
     def update(self, up: DatabaseUp) -> None:
         """Another program over the same tables."""
         self.up = up
         self.catalog = DatabaseCatalog(up)
+        self.subscriptions.forget_plans()
 
     def go_down(self) -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
@@ -629,6 +645,7 @@ class DatabaseLink:
             for then in waiting:
                 then()
         self.room.set()
+        self._ring_ended.set()
         self.durable_changed.set()
         for follower in self.log_followers:
             follower.close()

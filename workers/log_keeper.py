@@ -120,11 +120,12 @@ class LogKeeper:
             for message, fds in messages:
                 match message:
                     case LogAttachReader(reader):
-                        self._readers[reader] = Doorbell.attach(*fds)
+                        bell = self._readers[reader] = Doorbell.attach(*fds)
+                        bell.ring()  # it may wait for what became durable before it was known here
                     case DetachReader(reader):
-                        bell = self._readers.pop(reader, None)
-                        if bell is not None:
-                            bell.close()
+                        gone = self._readers.pop(reader, None)
+                        if gone is not None:
+                            gone.close()
                     case Stop():
                         stopping = True
         if self._log is not None:

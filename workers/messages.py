@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -183,7 +183,7 @@ class Request(_Message):
 
     request_id: int
     method: str
-    arguments: dict[str, str | bytes | bool | int | list[str] | None]
+    arguments: dict[str, Any]
 
 
 ToActor = ActorSetup | ActorAttachReader | DetachReader | UpdateProgram | Stop

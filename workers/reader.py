@@ -18,13 +18,20 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from spacetimedb.auth.issuers import IssuerKeys
+from spacetimedb.auth.keys import KeyPair
+from spacetimedb.auth.tokens import Tokens
+from spacetimedb.http.api import Api
 from spacetimedb.memory import control as words
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.types.special import Identity
+from spacetimedb.workers.backend import ControlRefused, ReaderBackend
 from spacetimedb.workers.channel import Channel, ChannelClosed
 from spacetimedb.workers.client import Lane
 from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.fetch import fetch_url
+from spacetimedb.workers.http_server import serve_connection
 from spacetimedb.workers.messages import (
     BELL_FDS,
     DatabaseDown,
@@ -40,16 +47,6 @@ from spacetimedb.workers.messages import (
 DRAIN_S: Final = 1.0
 """After a Stop, how long clients may take to close."""
 ACCEPT_RETRY_S: Final = 0.05
-
-
-class ControlRefused(Exception):
-    """The supervisor refused a request; `kind` and `status` as in `messages.Reply`."""
-
-    def __init__(self, kind: str, status: int, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.status = status
-        self.text = text
 
 
 class Reader:
@@ -71,6 +68,15 @@ class Reader:
         self._waiting: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._next_request = 0
         self._stopping = trio.Event()
+        keys = KeyPair(setup.private_key, setup.public_key)
+        self.api = Api(ReaderBackend(self), Tokens(keys, IssuerKeys(fetch_url)))
+
+    async def link_for(self, identity: Identity, wait_s: float = 0.0) -> DatabaseLink | None:
+        """The link of a database; waits for one that is being started. None if there is none then."""
+        with trio.move_on_after(wait_s):
+            while identity not in self.links:
+                await self.changed.wait()
+        return self.links.get(identity)
 
     # -- the supervisor
 
@@ -113,6 +119,9 @@ class Reader:
                 case Stop():
                     break
             self._notify()
+        for request_id, (event, replies) in self._waiting.items():
+            replies.append(Reply(request_id, "error", 503, b"the server is stopping"))
+            event.set()
         self._stopping.set()
 
     def _database_up(self, up: DatabaseUp, fds: list[int]) -> None:
@@ -159,8 +168,6 @@ class Reader:
     # -- the port
 
     async def _accept(self, nursery: trio.Nursery) -> None:
-        from spacetimedb.workers.http_server import serve_connection
-
         while True:
             try:
                 sock, _address = await self._socket.accept()
@@ -195,6 +202,7 @@ class Reader:
             nursery.start_soon(self._pump)
             nursery.start_soon(self.lane.run)
             nursery.start_soon(self.lane.keep_alive)
+            nursery.start_soon(self._count)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, nursery)
                 await self._stopping.wait()

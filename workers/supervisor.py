@@ -76,7 +76,7 @@ class Supervisor:
 
         directory = self.options.jwt_key_dir or self.directory
         directory.mkdir(parents=True, exist_ok=True)
-        pair = KeyPair.load_or_create(*key_paths(directory))
+        pair = KeyPair.load_or_create(*key_paths(None, None, None, None, directory))
         return pair.private_pem, pair.public_pem
 
     # -- readers

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from spacetimedb.hosts import mail
-from spacetimedb.hosts.database import Database, caller
+from spacetimedb.hosts.database import Caller, Database, caller
+from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.installation import InstallError, create, recover, update
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
@@ -181,11 +182,11 @@ class TransactionActor:
         while at < end:
             length, kind, padding, detail, connection, request_id = unpack(data, at)
             who = clients.get((reader, connection))
-            if kind == mail.CALL and detail != mail.BY_NAME:
+            if kind == mail.CALL and detail < mail.BAD_CALL:
                 if who is not None:
                     call(who, detail, request_id, data[at + 16 : at + length - padding])
             else:
-                self._run_other(reader, kind, who, connection, request_id, data[at + 16 : at + length - padding])
+                self._run_other(reader, kind, detail, who, connection, request_id, data[at + 16 : at + length - padding])
             at += length
             since_publish += 1
             if since_publish == CALLS_PER_PUBLISH:
@@ -193,7 +194,7 @@ class TransactionActor:
                 self.publish()
 
     def _run_other(
-        self, reader: int, kind: int, who: object, connection: int, request_id: int, body: bytes
+        self, reader: int, kind: int, detail: int, who: Caller | None, connection: int, request_id: int, body: bytes
     ) -> None:
         database = self.database
         if kind == mail.CONNECT:
@@ -208,14 +209,22 @@ class TransactionActor:
             block = database.heap.put(refs)
             database.heap.retired.append(block)
             database.out.append(mail.REFS_READY_RECORD.pack(24, mail.REFS_READY, table_id, 0, block))
-        elif (client := database.clients.get((reader, connection))) is not None:
-            if kind == mail.CALL:
-                database.call_by_name(client, *_name_first(body, request_id))
-            elif kind == mail.SQL:
-                database.sql(client, request_id, body[1:].decode(), body[0] == 1)
-            elif kind == mail.PROCEDURE:
-                name, args = mail.split_named(body)
-                database.procedure(client, name, request_id, args)
+        elif who is None:
+            return  # refused when it connected, or gone
+        elif kind == mail.CALL:
+            name, args = mail.split_named(body)
+            if detail == mail.BAD_CALL:
+                database.log_bad_arguments(name)
+                database.answer(Outcome.BAD_ARGUMENTS, who, request_id, database.timestamp_us(), "")
+            else:
+                database.call_by_name(who, name, request_id, args)
+        elif kind == mail.SQL:
+            database.sql(who, request_id, body[1:].decode(), body[0] == 1)
+        elif kind == mail.NOTHING:
+            database.answer(Outcome.SQL_DONE, who, request_id, database.timestamp_us(), mail.ROW_COUNTS.pack(0, 0, 0))
+        elif kind == mail.PROCEDURE:
+            name, args = mail.split_named(body)
+            database.call_procedure(who, name, request_id, args)
 
     # -- records
 
@@ -278,11 +287,6 @@ class TransactionActor:
                         self._channel.send(SlowReader(slot - 1))
                 deadline += SLOW_READER_S
         return end
-
-
-def _name_first(body: bytes, request_id: int) -> tuple[str, int, bytes]:
-    name, args = mail.split_named(body)
-    return name, request_id, args
 
 
 def main() -> None:

@@ -66,18 +66,19 @@ class LaneStream(trio.abc.Stream):
 
 
 async def serve_websocket(
-    stream: trio.SocketStream, lane: Lane, link: DatabaseLink, upgrade: Upgrade, rest: bytes
+    stream: trio.SocketStream, lane: Lane, link: DatabaseLink, upgrade: Upgrade, key: str, rest: bytes
 ) -> None:
     """Performs the handshake and keeps the connection until it ends. `rest`: bytes that came behind the request."""
     head = (
         "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: {upgrade.key}\r\nSec-WebSocket-Protocol: {upgrade.protocol}\r\n\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {upgrade.protocol}\r\n\r\n"
     )
     lane_stream = LaneStream(stream, lane, head.encode())
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(HANDSHAKE_S) as handshake:
             request = await wrap_server_stream(nursery, lane_stream)
-            headers = [(name.encode(), value.encode()) for name, value in upgrade.response_headers]
+            own = ("connection", "upgrade", "sec-websocket-accept", "sec-websocket-protocol")
+            headers = [(name.encode(), value.encode()) for name, value in upgrade.headers if name not in own]
             connection = await request.accept(subprotocol=upgrade.protocol, extra_headers=headers)
         if handshake.cancelled_caught or link.down:
             nursery.cancel_scope.cancel()
@@ -86,16 +87,16 @@ async def serve_websocket(
             stream.socket._sock,
             link,
             link.new_number(),
-            upgrade.caller.identity,
+            upgrade.claims.identity,
             upgrade.connection_id,
-            upgrade.caller.token,
+            upgrade.claims.token,
             upgrade.protocol.startswith("v3"),
             upgrade.confirmed,
             lane_stream.put,
         )
         lane_stream.client = client
         lane.add(client)
-        link.connect(client, upgrade.caller.payload)
+        link.connect(client, upgrade.claims.payload)
         if rest:
             lane.take(client, rest)
         await client.ended.wait()

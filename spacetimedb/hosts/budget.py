@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final
 
 from spacetimedb.module.errors import BudgetExceeded
+from spacetimedb.store.table import in_table_code
 
 TICK_S: Final = 0.01
 DEFAULT_LIMIT_S: Final = 1.0
@@ -52,10 +53,12 @@ class Budget:
             self.running = False
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _tick(self, _signal: int, _frame: FrameType | None) -> None:
+    def _tick(self, _signal: int, frame: FrameType | None) -> None:
         if self._left >= 0:
             self._left -= 1
             if self._left < 0:
-                # Module code may swallow it: the next tick raises again.
+                # Module code may swallow it: the next tick raises again. A write that is half done is let finish.
                 self._left = 0
+                if in_table_code(frame):
+                    return
                 raise BudgetExceeded(f"the call ran longer than {self.limit_s:g} s")

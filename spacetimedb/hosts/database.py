@@ -22,7 +22,8 @@ from typing import Any, Final
 import msgspec
 
 from spacetimedb.hosts.budget import Budget
-from spacetimedb.hosts.mail import Outcome, answer
+from spacetimedb.hosts import mail
+from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.module_log import ModuleLog
 from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
@@ -44,6 +45,7 @@ from spacetimedb.store.commit_record import (
     build_commit,
 )
 from spacetimedb.store.store import Store
+from spacetimedb.store.table import Table
 from spacetimedb.types.errors import DecodeError
 from spacetimedb.types.special import ConnectionId, Identity, Interval, Timestamp
 
@@ -98,6 +100,7 @@ class DatabaseContext:
         self.identity = identity
         self.logger = log.logger
         self.claims = claims
+        self.view_db: Any = None
 
 
 class Database:
@@ -124,14 +127,46 @@ class Database:
         self.reducers: list[Reducer] = []
         self.by_name: dict[str, Reducer] = {}
         self.db: Any = None
+        self.tables: dict[object, Table] = {}
+        """Tables of the module by what module code calls them with."""
+        self.raw_definition = b""
+        self.table_ids: dict[str, int] = {}
+        self.program_hash = b""
+        self.now_us = clock
         self._clock = clock
         self._last_us = 0
         self._schedules: dict[int, ScheduleTable] = {}
-        self._init: Reducer | None = None
         self._on_connect: Reducer | None = None
         self._on_disconnect: Reducer | None = None
         self._self = caller(identity, None)
         self._context = DatabaseContext(identity, self.log, self._claims)
+
+    def install(
+        self,
+        module: Module,
+        definition: ModuleDef,
+        raw_definition: bytes,
+        table_ids: dict[str, int],
+        program_hash: bytes,
+        reducers: list[Reducer],
+        db: Any,
+        tables: dict[object, Table],
+    ) -> None:
+        """The functions of a module, over tables that are in the store. Forgets all schedules: see `add_schedule`."""
+        self.module, self.definition, self.raw_definition = module, definition, raw_definition
+        self.table_ids, self.program_hash = table_ids, program_hash
+        self.reducers, self.by_name = reducers, {r.name: r for r in reducers}
+        self.db, self.tables = db, tables
+        lifecycle = {r.lifecycle: r for r in reducers}
+        self._on_connect, self._on_disconnect = lifecycle.get("on_connect"), lifecycle.get("on_disconnect")
+        self._schedules.clear()
+        self.scheduler.clear()
+
+    def add_schedule(self, table_id: int, schedule: ScheduleTable) -> None:
+        """Follows a schedule table and queues the rows it has: intervals count from now."""
+        self._schedules[table_id] = schedule
+        for row in self.store.tables[table_id].reader.iter():
+            self.arm_row(table_id, schedule.key(row), schedule.at(row))
 
     # -- time
 
@@ -172,7 +207,7 @@ class Database:
         except BaseException as error:
             self._undo(error, reducer.name, who, request_id, timestamp, started)
             return
-        self._emit(
+        self.emit(
             deltas,
             self._inputs(reducer.log_name, who.log_key, timestamp, args),
             timestamp,
@@ -191,7 +226,7 @@ class Database:
             self.call(who, reducer.id, request_id, args)
             return
         self.no_such_reducer(name)
-        self._answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
+        self.answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
 
     def no_such_reducer(self, name: str) -> None:
         """Writes the module log's line about a call of an unknown reducer."""
@@ -201,6 +236,19 @@ class Database:
             "Error",
             name,
         )
+
+    def log_bad_arguments(self, name: str) -> None:
+        """Writes the module log's line about a call whose arguments do not fit."""
+        self.log.system(
+            f'External attempt to call reducer "{name}" failed, invalid arguments.\n'
+            "This is likely due to a mismatched client schema, have you run `spacetime generate` recently?",
+            "Error",
+            name,
+        )
+
+    def call_procedure(self, who: Caller, name: str, request_id: int, args: bytes) -> None:
+        """Procedures do not run here yet: every name is unknown."""
+        self.answer(Outcome.NO_SUCH_PROCEDURE, who, request_id, self.timestamp_us(), "No such procedure")
 
     def connect(self, who: Caller, request_id: int, claims: str) -> None:
         """A client came: its rows and the module's hook in one transaction.
@@ -217,17 +265,17 @@ class Database:
             rows = self.store.tables[ST_CONNECTION_CREDENTIALS]
             rows.handle.insert(rows.row_class(connection_id=int(who.connection_id), jwt_payload=claims))
             if hook is not None:
-                self._run(hook, who, timestamp, ())
+                self.run(hook, who, timestamp, ())
             deltas = self.store.commit()
         except BaseException as error:
-            text = self._rolled_back(error, hook.name if hook else CONNECT_NAME, timestamp)[1]
-            self._answer(Outcome.REFUSED, who, request_id, timestamp, text, started)
+            text = self.rolled_back(error, hook.name if hook else CONNECT_NAME, timestamp)[1]
+            self.answer(Outcome.REFUSED, who, request_id, timestamp, text, started)
             return
         self.clients[who.reader, who.connection] = who
         inputs = self._inputs(log_name(CONNECT_NAME), who.log_key, timestamp, b"")
         silent = SILENT if hook is None else 0
-        self._emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
-        self._answer(Outcome.CONNECTED, who, request_id, timestamp, "", started)
+        self.emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
+        self.answer(Outcome.CONNECTED, who, request_id, timestamp, "", started)
 
     def disconnect(self, reader: int, connection: int) -> None:
         """A client went. Does nothing for a connection that is not known (never accepted, or gone already)."""
@@ -248,19 +296,19 @@ class Database:
         deltas: list[TableDelta] | None = None
         if hook is not None:
             try:
-                self._run(hook, who, timestamp, ())
+                self.run(hook, who, timestamp, ())
                 self._remove_client_rows(row, connection_id)
                 deltas = self.store.commit()
                 inputs = self._inputs(hook.log_name, who.log_key, timestamp, b"")
             except BaseException as error:
-                self._rolled_back(error, hook.name, timestamp)
+                self.rolled_back(error, hook.name, timestamp)
         if deltas is None:
             self._remove_client_rows(row, connection_id)
             deltas = self.store.commit()
             if hook is None:
                 inputs = self._inputs(log_name(DISCONNECT_NAME), who.log_key, timestamp, b"")
         silent = SILENT if hook is None else 0
-        self._emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
+        self.emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
 
     def reader_gone(self, reader: int) -> None:
         """A reader process ended: all its clients went."""
@@ -276,19 +324,19 @@ class Database:
             deltas = self.store.commit()
         except SqlError as error:
             self.store.rollback()
-            self._answer(Outcome.SQL_ERROR, who, request_id, timestamp, str(error), started)
+            self.answer(Outcome.SQL_ERROR, who, request_id, timestamp, str(error), started)
             return
         except UniqueViolation as error:
             self.store.rollback()
-            self._answer(Outcome.SQL_ERROR, who, request_id, timestamp, self.store.explain_violation(error), started)
+            self.answer(Outcome.SQL_ERROR, who, request_id, timestamp, self.store.explain_violation(error), started)
             return
         except BaseException as error:
-            text = self._rolled_back(error, "sql", timestamp)[1]
-            self._answer(Outcome.SQL_ERROR, who, request_id, timestamp, text, started)
+            text = self.rolled_back(error, "sql", timestamp)[1]
+            self.answer(Outcome.SQL_ERROR, who, request_id, timestamp, text, started)
             return
         if deltas:
-            self._emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
-        self._answer(Outcome.SQL_DONE, who, request_id, timestamp, counts, started)
+            self.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+        self.answer(Outcome.SQL_DONE, who, request_id, timestamp, counts, started)
 
     # -- schedules
 
@@ -314,15 +362,15 @@ class Database:
         started = perf_counter_ns()
         args = schedule.encode(row)
         try:
-            self._run(reducer, self._self, timestamp, (row,))
+            self.run(reducer, self._self, timestamp, (row,))
             deltas = self.store.commit()
         except BaseException as error:
-            self._rolled_back(error, reducer.name, timestamp)
+            self.rolled_back(error, reducer.name, timestamp)
         else:
             duration = (perf_counter_ns() - started) // 1000
             if deltas:
                 inputs = self._inputs(reducer.log_name, self._self.log_key, timestamp, args)
-                self._emit(deltas, inputs, timestamp, NO_READER, 0, 0, reducer.id, duration, 0)
+                self.emit(deltas, inputs, timestamp, NO_READER, 0, 0, reducer.id, duration, 0)
         if self.scheduler.is_armed(job.table_id, job.key):
             return  # the run set a new time
         row = schedule.find(job.key)
@@ -334,7 +382,7 @@ class Database:
             self.scheduler.arm(job.table_id, job.key, due, interval)
             return
         schedule.delete(job.key)
-        self._emit(
+        self.emit(
             self.store.commit(), MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0
         )
 
@@ -362,7 +410,7 @@ class Database:
 
     # -- the inside of a call
 
-    def _run(self, reducer: Reducer, who: Caller, timestamp: int, values: tuple[Any, ...]) -> None:
+    def run(self, reducer: Reducer, who: Caller, timestamp: int, values: tuple[Any, ...]) -> None:
         """Calls the function within its time budget. Its changes are in the store, not committed."""
         self.log.function = reducer.name
         context = ReducerContext(who.identity, who.connection_id, Timestamp(timestamp), self.db, self._context)
@@ -374,7 +422,7 @@ class Database:
         length = len(log_name) + 56 + len(args)
         return b"".join((INPUTS_AND_MUTATIONS, length.to_bytes(4, "little"), log_name, log_key, _I64.pack(timestamp), args))
 
-    def _emit(
+    def emit(
         self,
         deltas: list[TableDelta],
         inputs: bytes,
@@ -411,10 +459,10 @@ class Database:
     def _undo(
         self, error: BaseException, function: str, who: Caller, request_id: int, timestamp: int, started: int
     ) -> None:
-        outcome, text = self._rolled_back(error, function, timestamp)
-        self._answer(outcome, who, request_id, timestamp, text, started)
+        outcome, text = self.rolled_back(error, function, timestamp)
+        self.answer(outcome, who, request_id, timestamp, text, started)
 
-    def _rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:
+    def rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:
         """Undoes the transaction, writes the module log's line, and says what the caller may know."""
         self.budget.end()
         self.store.rollback()
@@ -431,35 +479,30 @@ class Database:
             self.log.panic(error, function)
         return Outcome.INTERNAL, FATAL
 
-    def _answer(
+    def answer(
         self, outcome: Outcome, who: Caller, request_id: int, timestamp: int, body: str | bytes, started: int = 0
     ) -> None:
         data = body.encode() if isinstance(body, str) else body
         duration = (perf_counter_ns() - started) // 1000 if started else 0
         self.out.append(
-            answer(outcome, who.reader, who.connection, request_id, self.horizon, timestamp, duration, data)
+            mail.answer(outcome, who.reader, who.connection, request_id, self.horizon, timestamp, duration, data)
         )
 
     def _refuse_private(self, who: Caller, reducer: Reducer, request_id: int) -> None:
         event = {"init": "Init", "on_connect": "OnConnect", "on_disconnect": "OnDisconnect"}.get(reducer.lifecycle or "")
         if event:
             text = f"can't directly call special {event} lifecycle reducer"
-            self._answer(Outcome.LIFECYCLE, who, request_id, self.timestamp_us(), text)
+            self.answer(Outcome.LIFECYCLE, who, request_id, self.timestamp_us(), text)
         else:
             self.no_such_reducer(reducer.name)
-            self._answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
+            self.answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
 
     def _bad_arguments(
         self, who: Caller, reducer: Reducer, request_id: int, timestamp: int, error: DecodeError
     ) -> None:
-        self.log.system(
-            f'External attempt to call reducer "{reducer.name}" failed, invalid arguments.\n'
-            "This is likely due to a mismatched client schema, have you run `spacetime generate` recently?",
-            "Error",
-            reducer.name,
-        )
+        self.log_bad_arguments(reducer.name)
         text = f"invalid arguments for reducer {reducer.name}: {error}"
-        self._answer(Outcome.BAD_ARGUMENTS, who, request_id, timestamp, text)
+        self.answer(Outcome.BAD_ARGUMENTS, who, request_id, timestamp, text)
 
     def _remove_client_rows(self, row: Any, connection_id: int) -> None:
         self.store.tables[ST_CLIENT].handle.delete(row)

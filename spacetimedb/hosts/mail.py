@@ -5,9 +5,9 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
 
     request (reader -> actor)
      0  u32  length of the record
-     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE
+     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING
      5  u8   how many of the last bytes are padding
-     6  u16  CALL: reducer id, BY_NAME if the body starts with a name; otherwise 0
+     6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; otherwise 0
      8  u32  connection number, as the reader counts them
     12  u32  request id, echoed in the answer
     16       body
@@ -18,6 +18,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     REFS        u32 table id: leave a copy of the refs of that table and announce it
     SQL         u8 permission (1 owner), the text of one statement that changes rows
     PROCEDURE   u32 length of the name, the name, the arguments
+    NOTHING     nothing; answered SQL_DONE, so that a query over HTTP runs between the hooks of its caller
 
     answer (actor -> readers, kind ANSWER in the commit ring)
      0  u32  length of the record
@@ -52,8 +53,11 @@ DISCONNECT: Final = 3
 REFS: Final = 4
 SQL: Final = 5
 PROCEDURE: Final = 6
+NOTHING: Final = 7
 
 BY_NAME: Final = 0xFFFF
+BAD_CALL: Final = 0xFFFE
+"""The reader found the arguments to be wrong: the call is only logged."""
 
 ANSWER: Final = 2
 REFS_READY: Final = 3

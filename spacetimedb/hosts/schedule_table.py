@@ -24,13 +24,13 @@ class ScheduleTable:
         at_attribute: str,
         handle: Any,
         encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], tuple[Any, int]],
+        decode: Callable[[bytes], Any],
         now_us: Callable[[], int],
     ) -> None:
         self.name = name
         self.function_name = function_name
         self.encode: Final = encode
-        self._decode = decode
+        self.decode: Final = decode
         self._key = key_attribute
         self._at = at_attribute
         self._now_us = now_us
@@ -39,10 +39,6 @@ class ScheduleTable:
         self.delete: Final[Callable[[Hashable], bool]] = index.delete
         for owner, method in ((handle, "insert"), (handle, "try_insert"), (index, "update"), (index, "upsert")):
             setattr(owner, method, self._checked(getattr(owner, method)))
-
-    def decode(self, row: bytes) -> Any:
-        """The row object of encoded bytes."""
-        return self._decode(row)[0]
 
     def key(self, row: Any) -> Hashable:
         """Value of the primary key."""

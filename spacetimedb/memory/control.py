@@ -18,6 +18,7 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     18    actor_state            actor        0 starting, 1 recovering, 2 serving, 3 stopped
     19    ring_stalls            actor        times the actor waited for room in the commit ring
     20    scheduled_calls        actor
+    21    reducer_micros         actor        microseconds spent in reducers
     32    durable                log keeper   durable offset + 1; 0: nothing is durable yet
     33    log_ring_position      log keeper   everything before it is durable
     34    log_heartbeat          log keeper
@@ -54,6 +55,7 @@ ACTOR_PID: Final = 17
 ACTOR_STATE: Final = 18
 RING_STALLS: Final = 19
 SCHEDULED_CALLS: Final = 20
+REDUCER_MICROS: Final = 21
 DURABLE: Final = 32
 LOG_RING_POSITION: Final = 33
 LOG_HEARTBEAT: Final = 34
@@ -97,6 +99,7 @@ WORD_NAMES: Final = {
     "actor_state": ACTOR_STATE,
     "ring_stalls": RING_STALLS,
     "scheduled_calls": SCHEDULED_CALLS,
+    "reducer_micros": REDUCER_MICROS,
     "durable": DURABLE,
     "log_ring_position": LOG_RING_POSITION,
     "log_heartbeat": LOG_HEARTBEAT,

@@ -1,0 +1,209 @@
+"""How a program comes into a database: the first time, after a restart, and in place of an older one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
+from spacetimedb.hosts.program import ProgramError, load_program
+from spacetimedb.hosts.schedule_table import ScheduleTable
+from spacetimedb.log.segments import LogDamaged
+from spacetimedb.log.recovery import RecoveredState, ReplayError
+from spacetimedb.log.recovery import recover as recover_state
+from spacetimedb.module import Module
+from spacetimedb.module.errors import ModuleError, ReducerError
+from spacetimedb.schema.definition import ModuleDef, TableDef
+from spacetimedb.schema.raw import encode_raw
+from spacetimedb.schema.system import SYSTEM_TABLES, bootstrap_rows, creation_rows
+from spacetimedb.schema.validation import ModuleDefErrors, validate
+from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER
+from spacetimedb.types.bsatn import codec
+from spacetimedb.types.special import ConnectionId, Identity
+
+ST_TABLE: Final = 1
+ST_SEQUENCE: Final = 3
+ST_MODULE: Final = 6
+SLOW_RECOVERY_S: Final = 1.0
+"""A recovery that takes longer says so."""
+
+
+class InstallError(Exception):
+    """The database cannot run the program. The text is for whoever publishes or starts it."""
+
+
+def create(database: Database, program: bytes, program_hash: bytes) -> None:
+    """A fresh database: system tables, tables of the module, and `init`, in the first transaction."""
+    module, definition, raw = _load(database, program)
+    create_from(database, module, definition, raw, program, program_hash)
+
+
+def create_from(
+    database: Database, module: Module, definition: ModuleDef, raw: bytes, program: bytes, program_hash: bytes
+) -> None:
+    """As `create`, for a module that is loaded."""
+    store = database.store
+    bootstrap = bootstrap_rows()
+    for system in SYSTEM_TABLES:
+        table = store.add_table(system.table_id, system.definition, system.shape)
+        table.load([table.encode(row) for row in bootstrap.get(system.table_id, ())])
+    creation = creation_rows(
+        definition,
+        database_identity=int(database.identity),
+        owner_identity=int(database.owner),
+        program_hash=program_hash,
+        program_bytes=program,
+    )
+    for _old, new in creation.sequence_updates:
+        store.tables[ST_SEQUENCE].handle.sequence_id.update(new)
+    for table_id, rows in creation.rows.items():
+        insert = store.tables[table_id].handle.insert
+        for row in rows:
+            insert(row)
+    _add_tables(database, module, definition, creation.table_ids)
+    _bind(database, module, definition, raw, creation.table_ids, program_hash)
+    for name in sorted(table.name for table in definition.all_tables):
+        database.log.system(f"Creating table `{name}`")
+    init = next((r for r in database.reducers if r.lifecycle == "init"), None)
+    timestamp = database.timestamp_us()
+    try:
+        if init is not None:
+            database.log.system("Invoking `init` reducer")
+            database.run(init, caller(database.owner, None), timestamp, ())
+        deltas = store.commit()
+    except BaseException as error:
+        text = database.rolled_back(error, init.name if init else "init", timestamp)[1]
+        if not isinstance(error, ReducerError):
+            text = f"{text} (`init`: {type(error).__name__}: {error})"
+        raise InstallError(text) from None
+    database.log.system("Database initialized")
+    database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+
+
+def recover(database: Database, log_directory: Path) -> None:
+    """The database as its log left it. Clients that were connected then are disconnected now."""
+    try:
+        state = recover_state(log_directory)
+    except (LogDamaged, ReplayError, OSError) as error:
+        raise InstallError(f"the commit log in {log_directory} cannot be read: {error}") from None
+    if not state.next_offset:
+        raise InstallError(f"the commit log in {log_directory} is empty")
+    if state.seconds > SLOW_RECOVERY_S:
+        print(
+            f"recovered {state.next_offset} transactions ({state.row_operations} row operations) "
+            f"in {state.seconds:.1f} s",
+            file=sys.stderr,
+        )
+    recover_from(database, state, None)
+
+
+def recover_from(database: Database, state: RecoveredState, loaded: tuple[Module, ModuleDef, bytes] | None) -> None:
+    """As `recover`, from a state; `loaded` spares loading the program that the state holds."""
+    st_module = codec(SYSTEM_TABLES[ST_MODULE - 1].shape).decode_exact(state.rows(ST_MODULE)[0])
+    module, definition, raw = loaded or _load(database, st_module.program_bytes)
+    store = database.store
+    for system in SYSTEM_TABLES:
+        store.add_table(system.table_id, system.definition, system.shape).load(state.rows(system.table_id))
+    table_ids = {row.table_name: row.table_id for row in store.tables[ST_TABLE].reader.iter()}
+    _add_tables(database, module, definition, table_ids)
+    for table in definition.all_tables:
+        if not table.is_event:
+            store.tables[table_ids[table.name]].load(state.rows(table_ids[table.name]))
+    database.horizon = state.next_offset
+    program_hash = st_module.program_hash.to_bytes(32, "little")
+    _bind(database, module, definition, raw, table_ids, program_hash)
+    for row in list(store.tables[ST_CLIENT].reader.iter()):
+        dangling = caller(Identity.from_int(row.identity), ConnectionId.from_int(row.connection_id))
+        database.end_client(dangling)
+
+
+def update(database: Database, program: bytes, program_hash: bytes) -> None:
+    """Another program over the same tables. Nothing has changed when it raises."""
+    module, definition, raw = _load(database, program)
+    store = database.store
+    by_name = {spec.name: spec for spec in module.tables}
+    for table in definition.all_tables:
+        store.reload(database.table_ids[table.name], table, by_name[table.name].shape)
+    timestamp = database.timestamp_us()
+    st_module = store.tables[ST_MODULE]
+    row = next(iter(st_module.reader.iter()))
+    st_module.handle.delete(row)
+    row.program_bytes, row.program_hash = program, int.from_bytes(program_hash, "little")
+    st_module.handle.insert(row)
+    deltas = store.commit()
+    _bind(database, module, definition, raw, database.table_ids, program_hash)
+    database.log.system(f"Updated program to {program_hash.hex()}")
+    database.log.system("Database updated")
+    database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+
+
+def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]:
+    try:
+        module = load_program(program, database.log.print_line)
+        raw = module.describe()
+        return module, validate(raw), encode_raw(raw)
+    except (ProgramError, ModuleError, ModuleDefErrors) as error:
+        raise InstallError(str(error)) from None
+
+
+def _add_tables(database: Database, module: Module, definition: ModuleDef, table_ids: dict[str, int]) -> None:
+    shapes = {spec.name: spec.shape for spec in module.tables}
+    for table in definition.all_tables:
+        try:
+            database.store.add_table(table_ids[table.name], table, shapes[table.name])
+        except ValueError as error:
+            raise InstallError(str(error)) from None
+
+
+def _bind(
+    database: Database,
+    module: Module,
+    definition: ModuleDef,
+    raw: bytes,
+    table_ids: dict[str, int],
+    program_hash: bytes,
+) -> None:
+    """Connects the database to the module's functions and rebuilds the queue of schedules."""
+    store = database.store
+    tables = {spec.key: store.by_name[spec.name] for spec in module.tables}
+    functions = {spec.name: spec for spec in module.reducers}
+    reducers = []
+    for number, reducer in enumerate(definition.reducers):
+        spec = functions[reducer.name]
+        decode = codec(spec.params).decode
+        reducers.append(
+            Reducer(
+                number,
+                reducer.name,
+                spec.function,
+                decode,
+                reducer.is_private,
+                reducer.lifecycle,
+                log_name(reducer.name),
+            )
+        )
+    database.install(module, definition, raw, dict(table_ids), program_hash, reducers, store.db(tables), tables)
+    for table in definition.all_tables:
+        if table.schedule is not None:
+            _bind_schedule(database, table, table_ids[table.name])
+
+
+def _bind_schedule(database: Database, definition: TableDef, table_id: int) -> None:
+    table = database.store.tables[table_id]
+    schedule = definition.schedule
+    assert schedule is not None
+    assert definition.primary_key is not None
+    attributes = [field.attr for field in table.shape.fields]
+    bound = ScheduleTable(
+        table.name,
+        schedule.function_name,
+        attributes[definition.primary_key],
+        attributes[schedule.at_column],
+        table.handle,
+        table.encode,
+        table.decode,
+        database.now_us,
+    )
+    database.add_schedule(table_id, bound)
+
