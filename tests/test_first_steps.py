@@ -164,15 +164,14 @@ def test_mistakes_of_the_first_hour(stranger: Stranger) -> None:
     broken = stranger.run("publish", "notes")
     assert broken.returncode == 1
     assert "the module was not accepted" in broken.stderr
-    assert re.search(r"\.py:5\b", broken.stderr), broken.stderr
-    assert re.search(r"\.py:7\b", broken.stderr), broken.stderr
+    assert "notes.py:5" in broken.stderr
+    assert "notes.py:7" in broken.stderr
     assert "Traceback" not in broken.stderr
 
     (stranger.folder / "notes.py").write_text("from spacetimedb import Module\nm = Module(\n")
     broken = stranger.run("publish", "notes")
     assert broken.returncode == 1
-    assert "SyntaxError" in broken.stderr
-    assert re.search(r"\.py\D+2\b", broken.stderr), broken.stderr
+    assert "notes.py:2: '(' was never closed" in broken.stderr
 
     (stranger.folder / "notes.py").write_text("import spacetimedb\n")
     nothing = stranger.run("publish", "notes")

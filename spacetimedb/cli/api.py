@@ -136,6 +136,9 @@ class Server:
         return self._connection.getresponse()
 
     def _unreachable(self, error: Exception) -> click.ClickException:
+        if isinstance(error, http.client.HTTPException | ConnectionResetError | BrokenPipeError | TimeoutError):
+            said = "did not answer in time" if isinstance(error, TimeoutError) else "closed the connection unanswered"
+            return click.ClickException(f"the server at {self.url} {said}; what it printed may say why")
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         return click.ClickException(
             f"no server answers at {self.url} ({reason}). Start one with `spacetime start`, "

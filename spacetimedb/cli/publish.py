@@ -79,7 +79,7 @@ def publish(
         _confirm_loss(name, yes)
         query["clear"] = "true"
     else:
-        query |= _checked(target, path, program, name, delete_data, break_clients, yes)
+        query |= _checked(target, path, program, name, source, delete_data, break_clients, yes)
     click.echo("Publishing module...")
     finish(target.request("PUT", path, query=query, body=program), target, source, name)
 
@@ -89,18 +89,17 @@ def _checked(
     path: str,
     program: bytes,
     name: str,
+    source: Path,
     delete_data: str | None,
     break_clients: bool,
     yes: frozenset[str],
 ) -> dict[str, str | None]:
     """Asks the server what the update would do; returns the query parameters to publish with."""
-    plan = target.request(
-        "POST", f"{path}/pre_publish", query={"style": _style(), "pretty_print_style": _style()}, body=program
-    )
+    plan = target.request("POST", f"{path}/pre_publish", query={"style": _style()}, body=program)
     if plan.status in ROUTE_MISSING:  # a new database, or a server without plans: it will refuse what it cannot do
         return {}
     if not plan.ok:
-        raise module_refused(plan, target, name)
+        raise module_refused(plan, target, name, source)
     answer = plan.json()
     if "ManualMigrate" in answer:
         click.echo(answer["ManualMigrate"]["reason"].rstrip())
@@ -140,7 +139,7 @@ def _confirm_loss(name: str, yes: frozenset[str]) -> None:
 def finish(answer: Answer, target: Server, source: Path, name: str | None) -> None:
     """Reports a publish: the line of a success, or why it was refused."""
     if not answer.ok:
-        raise module_refused(answer, target, name)
+        raise module_refused(answer, target, name, source)
     success = answer.json()["Success"]
     done = "Created new" if success["op"] == "created" else "Updated"
     domain, identity = success.get("domain"), success["database_identity"]
@@ -148,8 +147,11 @@ def finish(answer: Answer, target: Server, source: Path, name: str | None) -> No
     click.echo(f"{done} database with {named}")
 
 
-def module_refused(answer: Answer, target: Server, name: str | None) -> click.ClickException:
-    """Why a publish failed, in words for the module's author."""
+def module_refused(answer: Answer, target: Server, name: str | None, source: Path) -> click.ClickException:
+    """Why a publish failed, in words for the module's author.
+
+    The server knows a single file as `module.py`: positions are shown with the file's own name.
+    """
     text = answer.text.strip()
     if answer.status == 401 and "PermissionDenied" in text:
         return click.ClickException(
@@ -157,6 +159,8 @@ def module_refused(answer: Answer, target: Server, name: str | None) -> click.Cl
             "or log in as its owner (`spacetime login --token TOKEN`)."
         )
     if answer.status == 500 and text:
+        if source.is_file():
+            text = re.sub(r"\bmodule\.py(?=:\d|\W+line \d)", lambda _: _shown(source), text)
         return click.ClickException(f"the module was not accepted:\n{text}")
     return refused(answer, target.url)
 

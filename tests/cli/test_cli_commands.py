@@ -195,7 +195,8 @@ def test_publish_shows_what_is_wrong_with_the_module(run: Run, scripted: Scripte
     scripted.answers["PUT /v1/database/shop"] = 500, text
     result = run("publish", "-p", str(module), "shop")
     assert result.exit_code == 1
-    assert result.stderr.endswith(f"Error: the module was not accepted:\n{text}\n")
+    shown = text.replace("module.py", str(module))
+    assert result.stderr.endswith(f"Error: the module was not accepted:\n{shown}\n")
 
 
 def test_publish_under_a_name_that_is_taken(run: Run, scripted: ScriptedServer, module: Path) -> None:
