@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Final
 
 import h11
@@ -31,6 +32,9 @@ async def serve_connection(reader: Reader, stream: trio.SocketStream) -> None:
             await _serve(reader, stream)
     except (trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError, OSError):
         pass  # the client went away or does not speak HTTP
+    except Exception:
+        # One connection's failure stays its own.
+        traceback.print_exc()
     finally:
         reader.http_connections -= 1
 

@@ -13,6 +13,8 @@ import resource
 import signal
 import socket
 import sys
+import traceback
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -198,11 +200,8 @@ class Reader:
     async def run(self) -> None:
         """Serves until told to stop, or until the supervisor is gone."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen)
-            nursery.start_soon(self._pump)
-            nursery.start_soon(self.lane.run)
-            nursery.start_soon(self.lane.keep_alive)
-            nursery.start_soon(self._count)
+            for task in (self._listen, self._pump, self.lane.run, self.lane.keep_alive, self._count):
+                nursery.start_soon(_or_die, task)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, nursery)
                 await self._stopping.wait()
@@ -213,6 +212,18 @@ class Reader:
                 while self.lane.clients:
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
+
+
+async def _or_die(task: Callable[[], Awaitable[None]]) -> None:
+    """Runs one of the reader's own tasks. If it fails nothing here can be trusted: the supervisor starts a new reader."""
+    try:
+        await task()
+    except ChannelClosed:
+        raise
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def raise_descriptor_limit() -> None:

@@ -21,7 +21,8 @@ from typing import Final
 from spacetimedb.sql.catalog import Catalog
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import RowSource, execute_select
-from spacetimedb.sql.plan import SelectPlan, plan_one_off, plan_subscription
+from spacetimedb.sql.plan import plan_one_off, plan_subscription
+from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
 from spacetimedb.subscriptions.query import (
@@ -67,8 +68,7 @@ class OneOff:
 
     def __init__(self, plan: SelectPlan) -> None:
         self.plan = plan
-        tables = {relvar.table.table_id: relvar.table for relvar in plan.relvars}
-        self.stored_tables = tuple(table_id for table_id, table in tables.items() if not table.is_event)
+        self.stored_tables = plan.stored_tables
 
 
 class Subscriptions:
@@ -114,7 +114,7 @@ class Subscriptions:
                 return found
         plan = plan_subscription(text, catalog, caller)
         key = (text, is_owner, caller) if plan.uses_sender else (text, is_owner)
-        query = Query(key, text, (plan,))
+        query = Query(key, text, plan.fragments)
         self._keep_recent(query)
         return query
 
@@ -137,6 +137,12 @@ class Subscriptions:
             del self._recent[next(iter(self._recent))]
 
     # ---- clients ----
+
+    @property
+    def set_count(self) -> int:
+        """Live query sets of all clients. O(different combinations of sets)."""
+        audiences = {id(audience): audience for audience in self._clients.values()}
+        return sum(len(audience.sets) * len(audience.clients) for audience in audiences.values())
 
     def has_client(self, client: int) -> bool:
         """Whether the client has any query set."""
