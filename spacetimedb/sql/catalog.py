@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from spacetimedb.schema.definition import ColumnDef, ModuleDef, TableDef
 from spacetimedb.schema.system_tables import SYSTEM_TABLES
+from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.layout import RowLayout
+from spacetimedb.sql.parser import parse_subscription
+from spacetimedb.sql.syntax import WholeRows
 from spacetimedb.types.algebraic import AlgebraicType, Product
+
+NO_PROJECTIONS: Final = "Column projections are not supported in subscriptions; Subscriptions must return a table type"
 
 
 class TableRef(Struct, frozen=True, eq=False, dict=True):
-    """A table or view. ``indexes`` are the column positions of each index, in index order."""
+    """A table or view. ``indexes`` are the column positions of each index, in index order; ``rules`` the texts of
+    row-level security that bind the caller.
+    """
 
     table_id: int
     name: str
@@ -32,6 +40,7 @@ class TableRef(Struct, frozen=True, eq=False, dict=True):
     is_view: bool = False
     is_system: bool = False
     is_public: bool = True
+    rules: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, table_id: int, definition: TableDef) -> TableRef:
@@ -86,9 +95,29 @@ class Tables:
         self._by_name = {table.accessor_name: table for table in self._tables}
         self._by_name.update({table.name: table for table in self._tables})
 
-    def public(self) -> Tables:
-        """Only the public tables."""
-        return Tables(table for table in self._tables if table.is_public)
+    def all(self) -> tuple[TableRef, ...]:
+        """Every table."""
+        return self._tables
+
+    def public(self, rules: Iterable[str] = ()) -> Tables:
+        """Only the public tables, bound by these rules of row-level security.
+
+        If a rule cannot be understood there is no telling what it protects, so nothing is left.
+        """
+        found: dict[TableRef, list[str]] = {}
+        for rule in dict.fromkeys(rules):
+            try:
+                table = self.table(returned_name(rule))
+            except SqlError:
+                return Tables(())
+            if table is None:
+                return Tables(())
+            found.setdefault(table, []).append(rule)
+        return Tables(
+            replace(table, rules=tuple(found[table])) if table in found else table
+            for table in self._tables
+            if table.is_public
+        )
 
     def table(self, name: str) -> TableRef | None:
         """See ``Catalog``."""
@@ -100,12 +129,29 @@ class Tables:
 
 
 class SchemaCatalog(Tables):
-    """The catalog of a module's database: its tables and the system tables, without the private ones for a stranger.
+    """The catalog of a module's database: its tables and the system tables.
 
-    ``table_ids`` maps canonical names of the module's tables to ids. Views are not in it yet.
+    A stranger does not see the private ones, and is bound by row-level security. ``table_ids`` maps canonical names of
+    the module's tables to ids. Views are not in it yet.
     """
 
     def __init__(self, definition: ModuleDef, table_ids: Mapping[str, int], owner: bool) -> None:
         own = [TableRef.of(table_ids[table.name], table) for table in definition.all_tables if table.name in table_ids]
         system = [TableRef.of(table.table_id, table.definition) for table in SYSTEM_TABLES]
-        super().__init__(table for table in (*own, *system) if owner or table.is_public)
+        every = Tables((*own, *system))
+        if owner:
+            super().__init__(every.all())
+        else:
+            super().__init__(every.public(definition.row_level_security).all())
+
+
+def returned_name(rule: str) -> str:
+    """The table, as written, that a query returns. Raises SqlError if it is none in the subscription language."""
+    select = parse_subscription(rule)
+    if not isinstance(select.projection, WholeRows):
+        raise SqlError(NO_PROJECTIONS)
+    alias = select.projection.table or select.table.alias
+    for table in (select.table, *(join.table for join in select.joins)):
+        if table.alias == alias:
+            return table.name
+    raise SqlError(f"`{alias}` is not in scope")

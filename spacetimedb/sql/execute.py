@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.layout import RowLayout
-from spacetimedb.sql.plan import JoinOn, ResultColumn, SelectPlan
 from spacetimedb.sql.predicate import columns_of, compile_projection, compile_row, compile_rows, key_functions
 from spacetimedb.sql.resolve import ColumnRef, Combine, Compare, Typed
+from spacetimedb.sql.select_plan import JoinOn, ResultColumn, SelectPlan
 
 MAX_JOINED_ROWS: Final = 5_000_000
 
@@ -40,9 +40,21 @@ class SelectResult(Struct):
 
 
 def execute_select(plan: SelectPlan, source: RowSource) -> SelectResult:
-    """Runs the plan. Raises SqlError if a join gets too large."""
+    """Runs the plan, all fragments of it. Raises SqlError if a join gets too large."""
     if plan.limit == 0:
         return SelectResult(plan.columns, [])
+    if plan.others:
+        parts = [_execute(fragment, source).rows for fragment in plan.fragments]
+        if plan.returned is None and plan.picked is None:
+            total = sum(int.from_bytes(row, "little") for rows in parts for row in rows)
+            return SelectResult(plan.columns, [total.to_bytes(8, "little")])
+        every = [row for rows in parts for row in rows]
+        return SelectResult(plan.columns, every if plan.limit is None else every[: plan.limit])
+    return _execute(plan, source)
+
+
+def _execute(plan: SelectPlan, source: RowSource) -> SelectResult:
+    """Runs one fragment, whose limit is not 0."""
     if plan.is_single:
         return SelectResult(plan.columns, _single(plan, source))
     joined = _join(plan, source)

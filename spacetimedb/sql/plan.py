@@ -4,33 +4,32 @@
 ``plan_sql`` a statement of the SQL route. All raise SqlError with the text that the caller gets, bare (a subscription
 adds its own suffix).
 
-A plan of a SELECT names its tables (``relvars``), how each is joined to those before it, the whole condition as
-``where``, and what it returns. ``terms`` are the parts of the condition that must all hold.
+Callers other than the owner get what row-level security leaves them (see ``rules``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Final
 
 from msgspec import Struct
 
-from spacetimedb.sql.catalog import Catalog, TableRef
+from spacetimedb.sql.catalog import NO_PROJECTIONS, Catalog, TableRef
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.literals import Constant, parse
 from spacetimedb.sql.parser import parse_sql, parse_subscription
-from spacetimedb.sql.predicate import Matches, Select, columns_of, compile_replacement, compile_row
+from spacetimedb.sql.predicate import Matches, compile_replacement
 from spacetimedb.sql.resolve import (
     ColumnRef,
     Combine,
     Compare,
-    Relvar,
     Scope,
     Typed,
     find_table,
     stored_value,
 )
+from spacetimedb.sql.rules import apply_rules
+from spacetimedb.sql.select_plan import JoinOn, ResultColumn, SelectPlan
 from spacetimedb.sql.syntax import (
     Columns,
     Comparison,
@@ -50,72 +49,23 @@ from spacetimedb.sql.syntax import Select as SelectStatement
 from spacetimedb.types.algebraic import BOOL, BYTES, STRING, U64, AlgebraicType, display
 from spacetimedb.types.special import Identity
 
+__all__ = [
+    "DeletePlan",
+    "InsertPlan",
+    "Plan",
+    "SelectPlan",
+    "SetPlan",
+    "UpdatePlan",
+    "plan_one_off",
+    "plan_rule",
+    "plan_sql",
+    "plan_subscription",
+    "protected_table",
+]
+
 SYSTEM_VARIABLES: Final = ("row_limit",)
 VARIABLES_TABLE: Final = "st_var"
 MAX_TABLES_IN_SUBSCRIPTION: Final = 2
-
-
-class ResultColumn(Struct, frozen=True):
-    """A column of a result."""
-
-    name: str
-    algebraic_type: AlgebraicType
-
-
-class JoinOn(Struct, frozen=True):
-    """Equality of a column of the joined table and one of a table before it."""
-
-    earlier: ColumnRef
-    joined: ColumnRef
-
-
-class SelectPlan(Struct, frozen=True, eq=False, dict=True):
-    """A SELECT. ``returned`` is the number of the table whose rows are returned; if None, ``picked`` are the columns
-    returned; if that is None too, the result is a count. ``joins[n]`` belongs to ``relvars[n + 1]``, None: cross join.
-    """
-
-    relvars: tuple[Relvar, ...]
-    joins: tuple[JoinOn | None, ...]
-    where: Typed | None
-    returned: int | None
-    picked: tuple[ColumnRef, ...] | None
-    columns: tuple[ResultColumn, ...]
-    limit: int | None = None
-    uses_sender: bool = False
-    """Whether the plan holds for its caller only."""
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it reads one table only."""
-        return len(self.relvars) == 1
-
-    @property
-    def table(self) -> TableRef:
-        """The table whose rows are returned, else the first."""
-        return self.relvars[self.returned or 0].table
-
-    @cached_property
-    def terms(self) -> tuple[Typed, ...]:
-        """The terms of the condition, all of which must hold."""
-        return conjuncts(self.where)
-
-    def terms_on(self, relvar: int) -> tuple[Typed, ...]:
-        """The terms that look at no other table than this one (and at it)."""
-        return tuple(t for t in self.terms if {number for number, _ in columns_of(t)} == {relvar})
-
-    def equalities(self, relvar: int = 0) -> dict[int, Constant]:
-        """Column to constant for the terms ``column = constant`` of one table; the first if there are several."""
-        out: dict[int, Constant] = {}
-        for term in self.terms:
-            found = equality(term)
-            if found is not None and found[0].relvar == relvar:
-                out.setdefault(found[0].column, found[1])
-        return out
-
-    @cached_property
-    def filter(self) -> tuple[Matches, Select] | None:
-        """(one row, many rows) condition of a single-table plan; None if every row matches."""
-        return None if self.where is None else compile_row(self.relvars[0].table.layout, self.where)
 
 
 class InsertPlan(Struct, frozen=True):
@@ -153,38 +103,43 @@ class SetPlan(Struct, frozen=True):
 Plan = SelectPlan | InsertPlan | DeletePlan | UpdatePlan | SetPlan
 
 
-def conjuncts(typed: Typed | None) -> tuple[Typed, ...]:
-    """The terms of nested ANDs, in order."""
-    if typed is None:
-        return ()
-    if isinstance(typed, Combine) and typed.operator == "AND":
-        return tuple(part for term in typed.terms for part in conjuncts(term))
-    return (typed,)
-
-
-def equality(term: Typed) -> tuple[ColumnRef, Constant] | None:
-    """The column and constant of ``column = constant``, either way round; None for any other term."""
-    match term:
-        case Compare("=", ColumnRef() as column, Constant() as value):
-            return column, value
-        case Compare("=", Constant() as value, ColumnRef() as column):
-            return column, value
-    return None
-
-
 def plan_subscription(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
     """The plan of a query to subscribe to, with the rules for joins in subscriptions."""
     plan = plan_one_off(text, catalog, caller)
-    _check_joins(plan)
+    for fragment in plan.fragments:
+        _check_joins(fragment)
     return plan
 
 
 def plan_one_off(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
     """The plan of a query in the subscription language; any number of tables, indexed or not."""
+    return _with_rules(plan_rule(text, catalog, caller), catalog, caller)
+
+
+def plan_rule(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
+    """The plan of a query in the subscription language as it stands, without row-level security."""
     plan = _plan_select(parse_subscription(text), catalog, caller)
     if plan.returned is None:
-        raise SqlError("Column projections are not supported in subscriptions; Subscriptions must return a table type")
+        raise SqlError(NO_PROJECTIONS)
     return plan
+
+
+def protected_table(rule: str, catalog: Catalog) -> TableRef:
+    """The table that a rule of row-level security protects: the one it returns. Raises SqlError for a bad rule.
+
+    ``catalog`` is that of the owner.
+    """
+    table = plan_rule(rule, catalog, Identity(bytes(32))).table
+    if not table.is_public:
+        raise SqlError(
+            f"Cannot define RLS rule on private table: {table.name}. "
+            "Please make table public if you wish to restrict access using RLS."
+        )
+    return table
+
+
+def _with_rules(plan: SelectPlan, catalog: Catalog, caller: Identity) -> SelectPlan:
+    return apply_rules(plan, lambda rule: plan_rule(rule, catalog, caller))
 
 
 def plan_sql(text: str, catalog: Catalog, caller: Identity, may_write: bool) -> Plan:
@@ -193,7 +148,7 @@ def plan_sql(text: str, catalog: Catalog, caller: Identity, may_write: bool) -> 
     plan: Plan
     match statement:
         case SelectStatement():
-            return _plan_select(statement, catalog, caller)
+            return _with_rules(_plan_select(statement, catalog, caller), catalog, caller)
         case ShowVariable(variable):
             _check_variable(variable)
             where: Expression = _name_is(variable)

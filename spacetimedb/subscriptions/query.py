@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from spacetimedb.sql.literals import Constant
-from spacetimedb.sql.plan import JoinOn, SelectPlan
 from spacetimedb.sql.predicate import Matches, Select, columns_of, compile_row, compile_rows
 from spacetimedb.sql.resolve import Combine, Typed
+from spacetimedb.sql.select_plan import JoinOn, SelectPlan
 from spacetimedb.subscriptions.row_index import RowIndex
 from spacetimedb.subscriptions.wire import string
 

@@ -145,7 +145,7 @@ class SampleDatabase:
     def __init__(self, schema: dict[str, Any]) -> None:
         entries = sorted(schema["tables"], key=lambda entry: ("view" in entry, entry["name"]))
         self.tables = {entry["name"]: _table(FIRST_USER_TABLE + number, entry) for number, entry in enumerate(entries)}
-        self.with_rules = {entry["name"] for entry in entries if entry.get("rules")}
+        self.rules = [rule for entry in entries for rule in entry.get("rules", ())]
         self.stored: dict[int, dict[bytes, None]] = {table.table_id: {} for table in self.tables.values()}
         for name, rows in schema["rows"].items():
             table = self.tables[name]
@@ -154,7 +154,7 @@ class SampleDatabase:
     def catalog(self, is_owner: bool) -> Tables:
         """What the owner, or anybody else, may read."""
         every = Tables([*self.tables.values(), VARIABLES])
-        return every if is_owner else every.public()
+        return every if is_owner else every.public(self.rules)
 
     def encode(self, table: TableRef, values: list[Any]) -> bytes:
         """A row of the table."""
