@@ -43,7 +43,7 @@ from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Final
+from typing import Final, Literal
 
 from .frames import MAX_FRAME_PAYLOAD, binary_frames, server_frame
 
@@ -69,16 +69,16 @@ TEXT_ON_V2: Final = "v2 websocket does not support text messages"
 TEXT_ON_V3: Final = "v3 websocket does not support text messages"
 EMPTY_ON_V3: Final = "v3 websocket binary payload must contain at least one v2 client message"
 
-SUBSCRIBE: Final = 0
-UNSUBSCRIBE: Final = 1
-ONE_OFF_QUERY: Final = 2
-CALL_REDUCER: Final = 3
-CALL_PROCEDURE: Final = 4
+SUBSCRIBE: Final[Literal[0]] = 0
+UNSUBSCRIBE: Final[Literal[1]] = 1
+ONE_OFF_QUERY: Final[Literal[2]] = 2
+CALL_REDUCER: Final[Literal[3]] = 3
+CALL_PROCEDURE: Final[Literal[4]] = 4
 
-Subscribe = tuple[int, int, int, list[str]]
-Unsubscribe = tuple[int, int, int, bool]
-OneOffQuery = tuple[int, int, str]
-Call = tuple[int, int, str, bytes]
+Subscribe = tuple[Literal[0], int, int, list[str]]
+Unsubscribe = tuple[Literal[1], int, int, bool]
+OneOffQuery = tuple[Literal[2], int, str]
+Call = tuple[Literal[3, 4], int, str, bytes]
 ClientMessage = Subscribe | Unsubscribe | OneOffQuery | Call
 """(0, request_id, query_set_id, queries) | (1, request_id, query_set_id, send_dropped_rows) | (2, request_id, query) |
 (3, request_id, reducer, args) | (4, request_id, procedure, args)"""

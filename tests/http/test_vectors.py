@@ -34,7 +34,6 @@ LATER_PAIRS: dict[tuple[str, str], str] = {
             "procedure returning nothing",
             "procedure returning a big integer",
             "procedure panics",
-            "procedure with wrong arguments",
             "caller of a procedure",
         )
     },
@@ -52,9 +51,6 @@ LATER_PAIRS: dict[tuple[str, str], str] = {
         ("03-publish", name): _MIGRATION
         for name in (
             "update that adds a table",
-            "plan of a client-breaking update",
-            "not without BreakClients",
-            "BreakClients with a wrong token",
             "BreakClients with the token of the plan",
             "plan of an impossible update",
             "update while locked",

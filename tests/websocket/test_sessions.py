@@ -25,6 +25,8 @@ SESSIONS = Path(__file__).parents[1] / "vectors" / "websocket" / "sessions"
 LATER = {
     "v1_bsatn": "v1.bsatn.spacetimedb",
     "v1_json": "v1.json.spacetimedb",
+    "procedures": "procedures",
+    "views": "views",
 }
 STOPS_BEFORE = {
     "column_types": ("connect", "B"),  # B speaks v1.json; all that follows is about it
