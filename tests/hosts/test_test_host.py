@@ -133,6 +133,9 @@ def run_job(ctx: ReducerContext, job: Job) -> None:
         raise ReducerError("refused")
     if job.action == "break":
         raise RuntimeError("broken")
+    if job.action == "again":
+        job.scheduled_at, job.action = after(ctx, seconds=1), "second"
+        ctx.db[Job].scheduled_id.update(job)
     ctx.db[Visit].insert(Visit(what=f"{job.action} at {(ctx.timestamp - START).micros}", who=ctx.sender))
 
 
@@ -268,6 +271,13 @@ def test_the_clock_runs_schedules(host: TestHost) -> None:
     assert [j.action for j in host.db[Job].iter()] == ["tick"]
     times = [int(v.split()[-1]) for v in visits(host) if v.startswith("tick")]
     assert all(abs(t - second * 1_000_000) < 100 for t, second in zip(times, (1, 2, 3), strict=True))
+
+
+def test_a_run_may_set_its_row_a_new_time(host: TestHost) -> None:
+    host.call(ALICE, plan, 1.0, "again")
+    host.advance(5)
+    assert len([v for v in visits(host) if v.startswith("second")]) == 2
+    assert host.db[Job].count() == 0
 
 
 def test_scheduled_runs_that_fail(host: TestHost) -> None:
