@@ -3,8 +3,9 @@
 Everything that PostgreSQL's expression syntax offers in common use is read, most of it only to be quoted in a refusal
 (``Other``). ``grammar`` adds queries and statements on top.
 
-Limits: PARENTHESES levels of parentheses, wherever they stand, and NESTING calls of the climbing function: both give
-``recursion limit exceeded``. Chains of operators cost no nesting.
+Limits: statements, queries and expressions within each other go LEVELS deep (which leaves 47 parentheses around an
+expression of a query), right operands within each other NESTING: more gives ``recursion limit exceeded``. Chains of
+operators cost no depth.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from spacetimedb.sql.errors import SqlSyntaxError
 from spacetimedb.sql.lexer import Token, position, tokenize
 from spacetimedb.sql.syntax import Binary, Column, Function, Name, Nested, Other, Tree, Unary, Value, depth_of, render
 
-PARENTHESES: Final = 47
-NESTING: Final = 250
+LEVELS: Final = 50
+NESTING: Final = 200
 
 
 def words(text: str) -> frozenset[str]:
@@ -65,7 +66,7 @@ class Expressions:
             token.text.upper() if token.kind == "word" else token.text if token.kind == "op" else ""
             for token in self.tokens
         ] + [""] * 4
-        self._parentheses = 0
+        self._levels = 0
         self._nesting = 0
 
     # ---- cursor ----
@@ -164,7 +165,20 @@ class Expressions:
 
     def expression(self) -> Tree:
         """A whole expression."""
-        return self._climb(0)
+        self.enter()
+        out = self._climb(0)
+        self.leave()
+        return out
+
+    def enter(self) -> None:
+        """Goes one level deeper; raises SqlSyntaxError if that is too deep."""
+        self._levels += 1
+        if self._levels > LEVELS:
+            raise SqlSyntaxError("sql parser error: recursion limit exceeded")
+
+    def leave(self) -> None:
+        """Comes back from ``enter``."""
+        self._levels -= 1
 
     def expressions(self) -> list[Tree]:
         """One or more, separated by commas."""
@@ -284,14 +298,14 @@ class Expressions:
                 self.fail("placeholder")
             return Value("placeholder", ":" + self.next().text)
         if text in _UNARY:
-            self.at += 1
-            return Unary(text, self._climb(_UNARY[text]))
+            operators = ""
+            while self.upper() in _UNARY:
+                text = self.next().text
+                operators += text
+            return Unary(operators, self._climb(_UNARY[text]))
         self.fail("an expression:")
 
     def _parenthesis(self) -> Tree:
-        self._parentheses += 1
-        if self._parentheses > PARENTHESES:
-            raise SqlSyntaxError("sql parser error: recursion limit exceeded")
         self.at += 1
         out: Tree
         if self.upper() in ("SELECT", "WITH"):
@@ -303,7 +317,6 @@ class Expressions:
             else:
                 out = Nested(inner[0], 1 + depth_of(inner[0]))
         self.expect(")")
-        self._parentheses -= 1
         return out
 
     def _word(self, token: Token) -> Tree:
@@ -317,11 +330,12 @@ class Expressions:
             self.at += 1
             return Value("null", "NULL") if word == "NULL" else Value("bool", word.lower())
         if word == "NOT":
-            self.at += 1
-            if self.upper() != "EXISTS":
-                return Unary("NOT", self._climb(15))
-            self.at += 1
-            return Other(f"NOT EXISTS {self._subquery()}")
+            operators = ""
+            while self.accept("NOT"):
+                operators += "NOT "
+            if self.accept("EXISTS"):
+                return Other(f"{operators}EXISTS {self._subquery()}")
+            return Unary(operators, self._climb(15))
         if word == "EXISTS":
             self.at += 1
             return Other(f"EXISTS {self._subquery()}")

@@ -67,6 +67,12 @@ class Grammar(Expressions):
         return render_query(self._query())
 
     def _statement(self) -> StatementTree:
+        self.enter()
+        out = self._any_statement()
+        self.leave()
+        return out
+
+    def _any_statement(self) -> StatementTree:
         word = self.upper()
         start = self.at
         if word in ("SELECT", "WITH", "VALUES", "("):
@@ -103,6 +109,12 @@ class Grammar(Expressions):
     # ---- queries ----
 
     def _query(self) -> QueryTree:
+        self.enter()
+        out = self._whole_query()
+        self.leave()
+        return out
+
+    def _whole_query(self) -> QueryTree:
         start = self.at
         with_clause = ""
         if self.accept("WITH"):
@@ -177,9 +189,7 @@ class Grammar(Expressions):
             return QueryTree(self.captured(start), rows)
         if self.upper() == "(":
             self.at += 1
-            self._nesting += 4
             inner = self.subquery()
-            self._nesting -= 4
             self.expect(")")
             return QueryTree(f"({inner})")
         self.fail("SELECT, VALUES, or a subquery in the query body")
@@ -312,11 +322,9 @@ class Grammar(Expressions):
             if self.upper() in ("SELECT", "WITH", "VALUES"):
                 head = f"({self.subquery()})"
             else:
-                self._nesting += 4
-                if self._nesting > 200:
-                    self.fail("fewer parentheses")
+                self.enter()
                 head = "(" + self._from_item().source.text + ")"
-                self._nesting -= 4
+                self.leave()
             self.expect(")")
             alias = self._alias(TABLE_ALIAS_RESERVED)
             return Source(head + (f" AS {alias}" if alias else ""), None)

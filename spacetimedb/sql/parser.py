@@ -108,7 +108,7 @@ def parse_sql(text: str) -> Statement:
 
 
 def _single(text: str) -> StatementTree:
-    if len(text) * 4 > MAX_QUERY_BYTES and len(text.encode()) > MAX_QUERY_BYTES:
+    if len(text) * 4 > MAX_QUERY_BYTES and len(text.encode("utf-8", "replace")) > MAX_QUERY_BYTES:
         raise SqlError(f'SQL query exceeds maximum allowed length: "{text[:_SHOWN]}..."')
     statements = Grammar(text).statements()
     if not statements:

@@ -55,7 +55,7 @@ class Nested(Struct):
 
 
 class Unary(Struct):
-    """A sign, or another prefix operator (which is refused)."""
+    """A sign, or other prefix operators (which are refused), as rendered before the operand."""
 
     operator: str
     inner: Tree
@@ -109,7 +109,7 @@ def render(tree: Tree) -> str:
         case Nested(inner):
             head = f"({render(inner)})"
         case Unary(operator, inner):
-            head = f"{operator}{' ' if operator.isalpha() else ''}{render(inner)}"
+            head = operator + render(inner)
         case Function(text) | Other(text):
             head = text
     return head + "".join(reversed(tail))
