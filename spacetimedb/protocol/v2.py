@@ -207,7 +207,7 @@ def _decode_one(data: bytes, at: int) -> tuple[ClientMessage, int]:
         raise ClientDecodeError(f"invalid call {kind} flag {flags}")
     name, at = _read_string(data, at)
     args, at = _read_bytes(data, at)
-    return (tag, request_id, name, args), at
+    return (CALL_REDUCER if tag == CALL_REDUCER else CALL_PROCEDURE, request_id, name, args), at
 
 
 # Parts of server messages
