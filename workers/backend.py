@@ -296,8 +296,7 @@ class ReaderBackend:
         self, link: DatabaseLink, plan: SelectPlan, caller: Claims, is_owner: bool, started: float, confirmed: bool
     ) -> SqlOutcome:
         try:
-            tables = {r.table.table_id for r in plan.relvars if not r.table.is_event}
-            await link.with_tables(tables)
+            await link.with_tables(plan.stored_tables)
             result = execute_select(plan, link)
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the query ran") from None
@@ -326,10 +325,10 @@ class ReaderBackend:
             link.log_followers.add(send)
         await link.log_written()
         if follow:
-            count = 0 if num_lines is None else min(num_lines, MAX_LOG_LINES_BEFORE_FOLLOWING)
+            wanted: int | None = min(num_lines or 0, MAX_LOG_LINES_BEFORE_FOLLOWING)
         else:
-            count = num_lines if num_lines is None else max(num_lines, 1)
-        data = await trio.to_thread.run_sync(_newest_lines, Path(link.up.module_log_directory), count)
+            wanted = None if num_lines is None else max(num_lines, 1)
+        data = await trio.to_thread.run_sync(_newest_lines, Path(link.up.module_log_directory), wanted)
         return _stream(link, data, send, receive, follow)
 
     async def route(self, database: DatabaseInfo, request: HandlerRequest) -> HandlerResponse | None:
@@ -382,5 +381,3 @@ def _newest_lines(directory: Path, count: int | None) -> bytes:
             file.seek(at)
             data = file.read(step) + data
     return b"".join(data.splitlines(keepends=True)[-count:])
-
-

@@ -42,4 +42,6 @@ class DatabaseCatalog:
 
     def result_to_json(self, procedure: str, value: bytes) -> str:
         """JSON of a procedure's result."""
-        return row_to_json(self.procedures[procedure].declared_return_type, typespace=self.definition.typespace)(value, 0)[0]
+        return row_to_json(self.procedures[procedure].declared_return_type, typespace=self.definition.typespace)(
+            value, 0
+        )[0]

@@ -2,8 +2,9 @@
 
     message := u32 length, u8 number of descriptors, 3 bytes 0, MessagePack of a tagged Struct
 
-Descriptors travel as ancillary data with the first byte of the message that announces them, and are handed out in order.
-When the peer is gone, sending raises ChannelClosed and receiving returns None: that is how children notice the end.
+Descriptors travel as ancillary data with the first byte of the message that announces them, and are handed out in
+order. When the peer is gone, sending raises ChannelClosed and receiving returns None: that is how children notice the
+end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """One end. `kinds` is the union of Structs that this end receives. Not for use by several tasks at once (receiving)."""
+    """One end. `kinds` is the union of Structs that this end receives. Not for use by several tasks at once
+    (receiving)."""
 
     def __init__(self, sock: socket.socket, kinds: Any) -> None:
         sock.setblocking(False)

@@ -136,7 +136,7 @@ class Lane:
     async def run(self) -> None:
         """Moves bytes until cancelled."""
         selector = self._selector
-        fd = selector.fileno()  # type: ignore[attr-defined]
+        fd = selector.fileno()
         while True:
             await trio.lowlevel.wait_readable(fd)
             self.now = trio.current_time()

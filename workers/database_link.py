@@ -4,8 +4,8 @@ Everything here is synchronous; the reader's tasks call `receive` (messages of a
 `flush`. Order is kept by doing everything at an exact place of the ring: a Subscribe is executed between two records,
 after the answers to the client's earlier calls, and sees exactly the rows of that place.
 
-Before a Subscribe or a query the ring is pumped to its head. Whatever a client may have heard of, over any connection and
-reader, was in the ring before it heard it, so it is seen.
+Before a Subscribe or a query the ring is pumped to its head. Whatever a client may have heard of, over any connection
+and reader, was in the ring before it heard it, so it is seen.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, N
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown, Subscriptions
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.catalog import DatabaseCatalog
-from spacetimedb.workers.client import CLOSING, CONNECTING, OPEN, Client, Lane
+from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
@@ -224,6 +224,7 @@ class DatabaseLink:
             return self._subscribe(client, message)
         if message[0] == v2.UNSUBSCRIBE:
             return self._unsubscribe(client, message)
+        assert message[0] == v2.ONE_OFF_QUERY
         return self._one_off(client, message)
 
     def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
@@ -439,7 +440,7 @@ class DatabaseLink:
                 self._other(kind, data[at : at + length])
                 at += length
 
-    def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, list[int]]]:
+    def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
         known = self._rows
         if not known and not self.subscriptions.tables:
@@ -459,7 +460,7 @@ class DatabaseLink:
             return []
         return self.subscriptions.evaluate(found)
 
-    def _spread(self, groups: list[tuple[bytes, list[int]]], caller: int, horizon: int) -> bytes | None:
+    def _spread(self, groups: list[tuple[bytes, Collection[int]]], caller: int, horizon: int) -> bytes | None:
         """Queues a TransactionUpdate for everybody in the groups but the caller, whose update is returned."""
         own = None
         clients, touched, shared = self.clients, self.touched, self._shared
@@ -494,7 +495,9 @@ class DatabaseLink:
             self._process(self._heap.row(mail.SPILLED_RECORD.unpack(record)[2]))
 
     def _answer(self, record: bytes) -> None:
-        _, _, outcome, caller, number, request_id, horizon, timestamp, size, duration = mail.ANSWER_HEAD.unpack_from(record)
+        _, _, outcome, caller, number, request_id, horizon, timestamp, size, duration = mail.ANSWER_HEAD.unpack_from(
+            record
+        )
         if caller != self.reader:
             return
         body = record[40 : 40 + size]
@@ -597,8 +600,11 @@ class DatabaseLink:
         self.waiters[waiter.number] = waiter
         return waiter
 
-    async def request(self, identity: Identity, connection_id: bytes, claims: str, requests: list[bytes], waiter: Waiter) -> None:
-        """Connects, sends the requests, disconnects; returns when the last is answered. Raises Refused, DatabaseGone."""
+    async def request(
+        self, identity: Identity, connection_id: bytes, claims: str, requests: list[bytes], waiter: Waiter
+    ) -> None:
+        """Connects, sends the requests, disconnects; returns when the last is answered. Raises Refused,
+        DatabaseGone."""
         connect = bytes(identity) + connection_id + claims.encode()
         self.outgoing.append(mail.request(mail.CONNECT, 0, waiter.number, 0, connect))
         self.outgoing += requests

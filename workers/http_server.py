@@ -120,7 +120,11 @@ async def _refuse(connection: h11.Connection, stream: trio.SocketStream, error: 
     if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
         return
     text = b"malformed request"
-    headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(text))), ("connection", "close")]
+    headers = [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("content-length", str(len(text))),
+        ("connection", "close"),
+    ]
     data = connection.send(h11.Response(status_code=error.error_status_hint or 400, headers=headers)) or b""
     data += connection.send(h11.Data(data=text)) or b""
     await stream.send_all(data + (connection.send(h11.EndOfMessage()) or b""))

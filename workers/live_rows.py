@@ -1,4 +1,5 @@
-"""The committed rows of a table as a reader knows them: refs into the shared heap, at its own place in the commit ring."""
+"""The committed rows of a table as a reader knows them: refs into the shared heap, at its own place in the commit
+ring."""
 
 from __future__ import annotations
 

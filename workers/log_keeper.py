@@ -171,7 +171,6 @@ class LogKeeper:
                 bell.ring()
         return True
 
-
     def _take(self, data: bytes, at: int) -> None:
         """Collects what is to be written of the record at `at`."""
         kind = data[at + 4]

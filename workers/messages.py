@@ -166,8 +166,8 @@ class Directory(_Message):
 
 
 class Reply(_Message):
-    """The answer to a Request. `kind` ok: `body` is the value as MessagePack; error: a text for the client, with an HTTP
-    status; denied, in_use: `body` is the name."""
+    """The answer to a Request. `kind` ok: `body` is the value as MessagePack; error: a text for the client, with an
+    HTTP status; denied, in_use: `body` is the name."""
 
     request_id: int
     kind: str

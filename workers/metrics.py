@@ -1,6 +1,7 @@
 """Metrics of the server as Prometheus text, from the control blocks and this reader's own state.
 
-A scrape reads shared words; it does not interrupt the actor. Names and labels are SpacetimeDB's where it has the figure.
+A scrape reads shared words; it does not interrupt the actor. Names and labels are SpacetimeDB's where it has the
+figure.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def metrics_text(reader: Reader) -> bytes:
     """All metrics at this moment."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(reader))  # type: ignore[arg-type]
+    registry.register(_Collector(reader))
     return generate_latest(registry)
 
 
@@ -35,8 +36,18 @@ class _Collector:
         """One metric family after the other."""
         links = list(self._reader.links.values())
         for name, kind, help_text, word in (
-            ("spacetime_num_txns", "counter", "Logged transactions since the database was created.", words.TRANSACTIONS),
-            ("spacetime_reducer_calls", "counter", "Reducer calls of clients since the actor started.", words.REDUCER_CALLS),
+            (
+                "spacetime_num_txns",
+                "counter",
+                "Logged transactions since the database was created.",
+                words.TRANSACTIONS,
+            ),
+            (
+                "spacetime_reducer_calls",
+                "counter",
+                "Reducer calls of clients since the actor started.",
+                words.REDUCER_CALLS,
+            ),
             ("spacetime_reducer_errors", "counter", "Calls that ended in an error.", words.REDUCER_ERRORS),
             ("spacetime_message_log_size_bytes", "gauge", "Bytes written to the commit log.", words.LOG_BYTES),
             ("spacetime_commitlog_syncs", "counter", "fdatasync calls of the log keeper.", words.LOG_SYNCS),

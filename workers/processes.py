@@ -1,9 +1,9 @@
 """The processes of one database and what the supervisor does when one of them ends.
 
-A database is an actor, a log keeper and four shared regions. The regions live as long as the actor: when it dies, the log
-keeper first writes everything that was published, then a new actor recovers from the log into fresh regions. A log keeper
-that dies is started again on the same regions and goes on at its place in the ring. An actor whose log cannot be written
-is stopped too: nothing is accepted that could not be kept.
+A database is an actor, a log keeper and four shared regions. The regions live as long as the actor: when it dies, the
+log keeper first writes everything that was published, then a new actor recovers from the log into fresh regions. A
+log keeper that dies is started again on the same regions and goes on at its place in the ring. An actor whose log
+cannot be written is stopped too: nothing is accepted that could not be kept.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ class DatabaseProcesses:
         self._regions: list[Region] = []
         self._actor: Child | None = None
         self._keeper: Child | None = None
+        self._bells: list[Doorbell] = []
         self._actor_bell: Doorbell
         self._keeper_bell: Doorbell
         self._durable_bell: Doorbell
@@ -178,7 +179,8 @@ class DatabaseProcesses:
         self._control = ControlBlock.create(control)
         commit_ring.format_ring(ring)
         commit_ring.activate(ring, commit_ring.LOG_KEEPER_SLOT)
-        self._actor_bell, self._keeper_bell, self._durable_bell = (Doorbell.create() for _ in range(3))
+        self._bells = [Doorbell.create() for _ in range(3)]
+        self._actor_bell, self._keeper_bell, self._durable_bell = self._bells
         self._mailboxes.clear()
         actor = self._actor = await start_child("actor", "spacetimedb.workers.transaction_actor", FromActor)
         setup = ActorSetup(self.identity, self.owner, create, program, program_hash, self.log_directory)
@@ -241,6 +243,7 @@ class DatabaseProcesses:
         mailbox = self._mailboxes.pop(number, None)
         if mailbox is None:
             return
+        commit_ring.deactivate(self._regions[1], number + 1)
         for child, bell in ((self._actor, self._actor_bell), (self._keeper, self._keeper_bell)):
             if child is not None:
                 try:
@@ -397,8 +400,9 @@ class DatabaseProcesses:
             region.close()
         self._regions.clear()
         self._mailboxes.clear()
-        for bell in (self._actor_bell, self._keeper_bell, self._durable_bell):
+        for bell in self._bells:
             bell.close()
+        self._bells.clear()
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

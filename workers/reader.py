@@ -1,8 +1,8 @@
 """A reader worker: accepts connections, speaks HTTP and WebSocket, evaluates subscriptions, fans out.
 
-Tasks: one accepts, one listens to the supervisor, one moves WebSocket bytes (`client.Lane`), one waits for the bell that
-the actors and log keepers ring and pumps the databases' rings, one pings; and one for each connection, asleep for as long
-as the lane serves it.
+Tasks: one accepts, one listens to the supervisor, one moves WebSocket bytes (`client.Lane`), one waits for the bell
+that the actors and log keepers ring and pumps the databases' rings, one pings; and one for each connection, asleep
+for as long as the lane serves it.
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ class Reader:
 
 
 async def _or_die(task: Callable[[], Awaitable[None]]) -> None:
-    """Runs one of the reader's own tasks. If it fails nothing here can be trusted: the supervisor starts a new reader."""
+    """Runs one of the reader's own tasks. If it fails nothing here can be trusted: the supervisor starts a new
+    reader."""
     try:
         await task()
     except ChannelClosed:

@@ -1,6 +1,7 @@
 """The supervisor: owns the control store, the listening socket and all other processes.
 
-It starts a database for every row of the control store, readers for the port, and starts again what dies. Readers send it
+It starts a database for every row of the control store, readers for the port, and starts again what dies. Readers
+send it
 requests about names and programs over their channels (`control_plane.ControlPlane`). SIGINT and SIGTERM drain: no new
 connections, clients closed, accepted calls run and made durable, every process ended.
 """
@@ -27,16 +28,23 @@ from spacetimedb.workers.control_plane import ControlPlane
 from spacetimedb.workers.messages import (
     MAX_READERS,
     DatabaseDown,
-    FromReader,
     DatabaseRecord,
     Directory,
+    FromReader,
     ReaderSetup,
     Reply,
     Request,
     Stop,
 )
 from spacetimedb.workers.options import ServerOptions
-from spacetimedb.workers.processes import Child, DatabaseFailed, DatabaseProcesses, ReaderLink, listening_socket, start_child
+from spacetimedb.workers.processes import (
+    Child,
+    DatabaseFailed,
+    DatabaseProcesses,
+    ReaderLink,
+    listening_socket,
+    start_child,
+)
 
 READER_BACKOFF_S: Final = 0.2
 ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")

@@ -20,8 +20,8 @@ from typing import Final
 
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import Caller, Database, caller
-from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.installation import InstallError, create, recover, update
+from spacetimedb.hosts.mail import Outcome
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -88,9 +88,7 @@ class TransactionActor:
     def ready(self) -> ActorReady:
         """What the supervisor tells the readers."""
         database = self.database
-        return ActorReady(
-            database.raw_definition, database.table_ids, database.horizon, database.program_hash
-        )
+        return ActorReady(database.raw_definition, database.table_ids, database.horizon, database.program_hash)
 
     # -- the loop
 
@@ -145,7 +143,8 @@ class TransactionActor:
         match message:
             case ActorAttachReader(reader):
                 self._mailboxes[reader] = MailboxReader(Region.attach(fds[0]))
-                self._bells[reader + 1] = Doorbell.attach(*fds[1:])
+                bell = self._bells[reader + 1] = Doorbell.attach(*fds[1:])
+                bell.ring()
             case DetachReader(reader):
                 self._forget_reader(reader)
             case UpdateProgram(program, program_hash):
@@ -163,7 +162,6 @@ class TransactionActor:
         self._channel.send(self.ready())
 
     def _forget_reader(self, reader: int) -> None:
-        self._ring.deactivate(reader + 1)
         mailbox = self._mailboxes.pop(reader, None)
         if mailbox is not None:
             self._run_requests(reader, mailbox.drain())
@@ -186,7 +184,9 @@ class TransactionActor:
                 if who is not None:
                     call(who, detail, request_id, data[at + 16 : at + length - padding])
             else:
-                self._run_other(reader, kind, detail, who, connection, request_id, data[at + 16 : at + length - padding])
+                self._run_other(
+                    reader, kind, detail, who, connection, request_id, data[at + 16 : at + length - padding]
+                )
             at += length
             since_publish += 1
             if since_publish == CALLS_PER_PUBLISH:
@@ -242,14 +242,19 @@ class TransactionActor:
             end = self._append_slowly(records)
         heap.seal(end)
         heap.reclaim(ring.min_position())
-        for slot in ring.sleepers():
-            self._bells[slot].ring()
+        self._wake(ring.sleepers())
         control = self._control.words
         control[words.NEXT_OFFSET] = database.horizon
         control[words.TRANSACTIONS] = database.horizon
         control[words.REDUCER_CALLS] = database.calls
         control[words.REDUCER_ERRORS] = database.errors
         control[words.RING_POSITION] = end
+
+    def _wake(self, slots: list[int]) -> None:
+        for slot in slots:
+            bell = self._bells.get(slot)
+            if bell is not None:  # a new reader whose bell has not arrived yet is rung when it does
+                bell.ring()
 
     def _append_slowly(self, records: list[bytes]) -> int:
         """Appends in pieces, waiting for room; a record too long for the ring goes into the heap."""
@@ -275,8 +280,7 @@ class TransactionActor:
         self.database.budget.end()
         while (end := ring.append_batch(batch)) is None:
             self._control.words[words.RING_STALLS] += 1
-            for slot in ring.sleepers():
-                self._bells[slot].ring()
+            self._wake(ring.sleepers())
             if ring.prepare_wait():
                 self._bell.wait(0.1)
                 self._bell.clear()

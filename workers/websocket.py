@@ -84,7 +84,7 @@ async def serve_websocket(
             nursery.cancel_scope.cancel()
             return
         client = Client(
-            stream.socket._sock,
+            stream.socket._sock,  # type: ignore[attr-defined]
             link,
             link.new_number(),
             upgrade.claims.identity,

@@ -1,8 +1,8 @@
 """One database: the core of the transaction actor, without processes, sockets or files.
 
-Requests go in one at a time; what happened comes out as records (`store/commit_record.py`, `hosts/mail.py`) in `out`, in
-order, ready for the commit ring. Whoever drives it (the actor process, `TestHost`) takes `out`, feeds requests and calls
-`run_due` when `next_due_us` has come. Nothing here waits.
+Requests go in one at a time; what happened comes out as records (`store/commit_record.py`, `hosts/mail.py`) in `out`,
+in order, ready for the commit ring. Whoever drives it (the actor process, `TestHost`) takes `out`, feeds requests and
+calls `run_due` when `next_due_us` has come. Nothing here waits.
 
 Rules kept here:
 * one transaction per call: commit when the function returns, undo everything when it raises;
@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import msgspec
 
-from spacetimedb.hosts.budget import Budget
 from spacetimedb.hosts import mail
+from spacetimedb.hosts.budget import Budget
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.module_log import ModuleLog
 from spacetimedb.hosts.schedule_table import ScheduleTable
@@ -75,7 +75,9 @@ class Caller(msgspec.Struct, gc=False):
     """Identity and connection id as the log's inputs begin with them (48 bytes)."""
 
 
-def caller(identity: Identity, connection_id: ConnectionId | None, reader: int = NO_READER, connection: int = 0) -> Caller:
+def caller(
+    identity: Identity, connection_id: ConnectionId | None, reader: int = NO_READER, connection: int = 0
+) -> Caller:
     """A Caller with its log key."""
     return Caller(identity, connection_id, reader, connection, bytes(identity) + bytes(connection_id or NO_CONNECTION))
 
@@ -284,7 +286,8 @@ class Database:
             self.end_client(who)
 
     def end_client(self, who: Caller) -> None:
-        """The module's hook and the removal of the client's rows, in one transaction; if the hook fails, in a second one."""
+        """The module's hook and the removal of the client's rows, in one transaction; if the hook fails, in a second
+        one."""
         identity, connection_id = int(who.identity), int(who.connection_id or NO_CONNECTION)
         clients = self.store.tables[ST_CLIENT]
         row = clients.row_class(identity=identity, connection_id=connection_id)
@@ -382,12 +385,11 @@ class Database:
             self.scheduler.arm(job.table_id, job.key, due, interval)
             return
         schedule.delete(job.key)
-        self.emit(
-            self.store.commit(), MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0
-        )
+        self.emit(self.store.commit(), MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
 
     def _arm(self, deltas: list[TableDelta]) -> None:
-        """Follows committed changes of schedule tables. A row whose time did not change stays where it is in the queue."""
+        """Follows committed changes of schedule tables. A row whose time did not change stays where it is in the
+        queue."""
         for delta in deltas:
             schedule = self._schedules.get(delta.table_id)
             if schedule is None:
@@ -420,7 +422,9 @@ class Database:
 
     def _inputs(self, log_name: bytes, log_key: bytes, timestamp: int, args: bytes) -> bytes:
         length = len(log_name) + 56 + len(args)
-        return b"".join((INPUTS_AND_MUTATIONS, length.to_bytes(4, "little"), log_name, log_key, _I64.pack(timestamp), args))
+        return b"".join(
+            (INPUTS_AND_MUTATIONS, length.to_bytes(4, "little"), log_name, log_key, _I64.pack(timestamp), args)
+        )
 
     def emit(
         self,
@@ -489,7 +493,9 @@ class Database:
         )
 
     def _refuse_private(self, who: Caller, reducer: Reducer, request_id: int) -> None:
-        event = {"init": "Init", "on_connect": "OnConnect", "on_disconnect": "OnDisconnect"}.get(reducer.lifecycle or "")
+        event = {"init": "Init", "on_connect": "OnConnect", "on_disconnect": "OnDisconnect"}.get(
+            reducer.lifecycle or ""
+        )
         if event:
             text = f"can't directly call special {event} lifecycle reducer"
             self.answer(Outcome.LIFECYCLE, who, request_id, self.timestamp_us(), text)
@@ -517,6 +523,3 @@ def log_name(name: str) -> bytes:
     """A reducer's name as the log's inputs hold it: a length byte, at most 255 bytes of UTF-8 cut at a character."""
     data = name.encode()[:255].decode(errors="ignore").encode()
     return bytes((len(data),)) + data
-
-
-

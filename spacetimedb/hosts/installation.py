@@ -9,9 +9,9 @@ from typing import Final
 from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
 from spacetimedb.hosts.program import ProgramError, load_program
 from spacetimedb.hosts.schedule_table import ScheduleTable
-from spacetimedb.log.segments import LogDamaged
 from spacetimedb.log.recovery import RecoveredState, ReplayError
 from spacetimedb.log.recovery import recover as recover_state
+from spacetimedb.log.segments import LogDamaged
 from spacetimedb.module import Module
 from spacetimedb.module.errors import ModuleError, ReducerError
 from spacetimedb.schema.definition import ModuleDef, TableDef
@@ -206,4 +206,3 @@ def _bind_schedule(database: Database, definition: TableDef, table_id: int) -> N
         database.now_us,
     )
     database.add_schedule(table_id, bound)
-

@@ -150,4 +150,3 @@ def log_lines(lines: list[bytes]) -> bytes:
     body = b"".join(lines)
     padding = -len(body) % 8
     return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + _PADDING[padding]
-

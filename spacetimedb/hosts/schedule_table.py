@@ -1,4 +1,5 @@
-"""A table whose rows call a function: how the database reads keys and times of its rows, and what it refuses at insert."""
+"""A table whose rows call a function: how the database reads keys and times of its rows, and what it refuses at
+insert."""
 
 from __future__ import annotations
 
