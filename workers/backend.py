@@ -48,7 +48,7 @@ START_S: Final = 10.0
 MAX_LOG_LINES_BEFORE_FOLLOWING: Final = 2500
 FOLLOWER_QUEUE: Final = 64
 LOG_BLOCK_BYTES: Final = 1 << 20
-MODULE_GONE: Final = "no such module"
+TO_DEMO: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/demo/">\n'
 
 _PLAIN_KINDS: Final = {
     None: CallKind.COMMITTED,
@@ -87,7 +87,8 @@ class ReaderBackend:
                     self._pages[f"/demo/{path.name}"] = kind, path.read_bytes()
             index = self._pages.get("/demo/index.html")
             if index is not None:
-                self._pages["/demo"] = self._pages["/demo/"] = index
+                self._pages["/demo/"] = index
+                self._pages["/"] = self._pages["/demo"] = "text/html", TO_DEMO
 
     # -- names and databases
 

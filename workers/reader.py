@@ -159,7 +159,7 @@ class Reader:
                         link.post()
                     if link.touched:
                         link.flush()
-                if not worked and all([link.prepare_sleep() for link in self.links.values()]):
+                if not worked and all(link.prepare_sleep() for link in self.links.values()):
                     break
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.wait_readable(bell.fd)

@@ -21,6 +21,7 @@ from typing import Final
 
 import trio
 
+import spacetimedb
 from spacetimedb.log.control_store import ControlStore
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers.channel import ChannelClosed
@@ -122,7 +123,7 @@ class Supervisor:
             bell = Doorbell.create()
             child = await start_child("reader", "spacetimedb.workers.reader", FromReader)
             link = ReaderLink(number, bell, child.channel.send_async)
-            demo = Path(__file__).resolve().parent.parent / "demo"
+            demo = Path(spacetimedb.__file__).parent / "demo"
             demo_directory = str(demo) if demo.is_dir() else None
             try:
                 setup = ReaderSetup(number, *self._keys, demo_directory)
@@ -262,7 +263,8 @@ async def _data_directory(options: ServerOptions) -> AsyncIterator[Path]:
         owner = os.read(fd, 32).decode(errors="replace")
         os.close(fd)
         raise ServerError(
-            f"the data directory {directory} is in use by the server with pid {owner}; stop it or choose another --data-dir"
+            f"the data directory {directory} is in use by the server with pid {owner}; "
+            "stop it or choose another --data-dir"
         ) from None
     os.ftruncate(fd, 0)
     os.write(fd, str(os.getpid()).encode())

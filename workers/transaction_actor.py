@@ -122,7 +122,7 @@ class TransactionActor:
 
     def _sleep(self) -> None:
         database = self.database
-        if all([mailbox.prepare_sleep() for mailbox in self._mailboxes.values()]):
+        if all(mailbox.prepare_sleep() for mailbox in self._mailboxes.values()):
             due = database.next_due_us()
             wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
             if wait_s > 0:

@@ -70,7 +70,8 @@ async def serve_websocket(
 ) -> None:
     """Performs the handshake and keeps the connection until it ends. `rest`: bytes that came behind the request."""
     head = (
-        "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {upgrade.protocol}\r\n\r\n"
     )
     lane_stream = LaneStream(stream, lane, head.encode())

@@ -161,6 +161,7 @@ class Database:
         self.db, self.tables = db, tables
         lifecycle = {r.lifecycle: r for r in reducers}
         self._on_connect, self._on_disconnect = lifecycle.get("on_connect"), lifecycle.get("on_disconnect")
+        self._context.view_db = self.store.read_only_db(tables)
         self._schedules.clear()
         self.scheduler.clear()
 
@@ -475,7 +476,7 @@ class Database:
             self.log.system(str(error), "Error", function, timestamp)
             return Outcome.ERROR, str(error)
         if isinstance(error, BudgetExceeded):
-            self.log.system(f"{function} was stopped: it ran longer than {self.budget.limit_s:g} s", "Error", function)
+            self.log.system(f"{function} was stopped: it ran longer than {self.budget.limit_s:g} s", "Error")
             return Outcome.OUT_OF_ENERGY, OUT_OF_ENERGY
         if isinstance(error, MemoryError):
             self.log.system("out of memory", "Error", function)

@@ -20,7 +20,7 @@ from spacetimedb.schema.system import SYSTEM_TABLES, bootstrap_rows, creation_ro
 from spacetimedb.schema.validation import ModuleDefErrors, validate
 from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER
 from spacetimedb.types.bsatn import codec
-from spacetimedb.types.special import ConnectionId, Identity
+from spacetimedb.types.special import ConnectionId, Identity, Interval
 
 ST_TABLE: Final = 1
 ST_SEQUENCE: Final = 3
@@ -71,6 +71,7 @@ def create_from(
         if init is not None:
             database.log.system("Invoking `init` reducer")
             database.run(init, caller(database.owner, None), timestamp, ())
+        _fill_repeats(database, module)
         deltas = store.commit()
     except BaseException as error:
         text = database.rolled_back(error, init.name if init else "init", timestamp)[1]
@@ -131,6 +132,7 @@ def update(database: Database, program: bytes, program_hash: bytes) -> None:
     st_module.handle.delete(row)
     row.program_bytes, row.program_hash = program, int.from_bytes(program_hash, "little")
     st_module.handle.insert(row)
+    _fill_repeats(database, module)
     deltas = store.commit()
     _bind(database, module, definition, raw, database.table_ids, program_hash)
     database.log.system(f"Updated program to {program_hash.hex()}")
@@ -154,6 +156,16 @@ def _add_tables(database: Database, module: Module, definition: ModuleDef, table
             database.store.add_table(table_ids[table.name], table, shapes[table.name])
         except ValueError as error:
             raise InstallError(str(error)) from None
+
+
+def _fill_repeats(database: Database, module: Module) -> None:
+    """Gives every empty table behind `m.every` its row."""
+    specs = {spec.source_name: spec for spec in module.tables}
+    for repeat in module.repeats:
+        spec = specs[repeat.table]
+        table = database.store.by_name[spec.name]
+        if not table.row_count:
+            table.handle.insert(spec.row(scheduled_at=Interval(repeat.interval)))
 
 
 def _bind(
