@@ -26,6 +26,7 @@ class Stranger:
     def __init__(self, installed: Path, folder: Path) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
+        self.complaints = folder / "stderr"
         self.program = [sys.executable, str(installed / "bin" / "spacetime")]
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -41,7 +42,7 @@ class Stranger:
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=self.complaints.open("a"),
             text=True,
         )
 
@@ -58,7 +59,7 @@ class Stranger:
 
     def must(self, *arguments: str) -> str:
         done = self.run(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}\nserver: {self.complaints.read_text()}"
         return done.stdout
 
 
