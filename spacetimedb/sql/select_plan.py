@@ -87,6 +87,11 @@ class SelectPlan(Struct, frozen=True, eq=False, dict=True):
         return out
 
     @cached_property
+    def select(self) -> Select:
+        """``select(rows)`` of a single-table plan: those that match."""
+        return list if self.filter is None else self.filter[1]
+
+    @cached_property
     def filter(self) -> tuple[Matches, Select] | None:
         """(one row, many rows) condition of a single-table plan; None if every row matches."""
         return None if self.where is None else compile_row(self.relvars[0].table.layout, self.where)

@@ -70,21 +70,22 @@ class Fragment:
 
 class SingleFragment(Fragment):
     """One table. ``equality`` is the term by which changes find it (column, constant), ``residual`` the condition if
-    there are other terms. ``matches`` and ``select`` are the whole condition, None if every row matches.
+    there are other terms.
     """
 
-    __slots__ = ("equality", "matches", "residual", "select")
+    __slots__ = ("equality", "residual")
 
     def __init__(self, query: Query, plan: SelectPlan) -> None:
         super().__init__(query, plan)
-        self.matches: Matches | None = None
-        self.select: Select | None = None
         self.equality = pick_equality(plan, 0)
         self.residual: Matches | None = None
-        if plan.filter is not None:
-            self.matches, self.select = plan.filter
-        if self.equality is not None and len(plan.terms) > 1:
-            self.residual = self.matches
+        if self.equality is not None and len(plan.terms) > 1 and plan.filter is not None:
+            self.residual = plan.filter[0]
+
+    @property
+    def select(self) -> Select | None:
+        """The rows that match, None if every row does. Made when first needed: an equality alone may never be."""
+        return None if self.plan.where is None else self.plan.select
 
 
 class Side:

@@ -254,7 +254,7 @@ class Subscriptions:
                 entry = self.tables[plan.table.table_id]
                 if fragment.equality is not None:
                     entry.values(fragment.equality[0]).add(fragment.equality[1].key, fragment)
-                elif fragment.matches is None:
+                elif plan.where is None:
                     entry.whole[fragment] = None
                 else:
                     entry.filtered[fragment] = None
@@ -344,15 +344,15 @@ class Subscriptions:
 
     def _single_rows(self, fragment: SingleFragment) -> Sequence[bytes]:
         table_id = fragment.plan.table.table_id
-        if fragment.select is None:
-            return self._source.rows(table_id)
-        if fragment.equality is None:
-            return fragment.select(self._source.rows(table_id))
-        column, value = fragment.equality
-        found = self._search(table_id, column, value.key)
-        if found is None:
-            return fragment.select(self._source.rows(table_id))
-        return list(found) if fragment.residual is None else fragment.select(found)
+        found: Collection[bytes] | None = None
+        if fragment.equality is not None:
+            column, value = fragment.equality
+            found = self._search(table_id, column, value.key)
+            if found is not None and fragment.residual is None:
+                return list(found)
+        rows = self._source.rows(table_id) if found is None else found
+        select = fragment.select
+        return list(rows) if select is None else select(rows)
 
     def _search(self, table_id: int, column: int, key: bytes) -> Collection[bytes] | None:
         """The rows with this value, from an index; None if it is not worth one (yet)."""
@@ -443,8 +443,8 @@ class Subscriptions:
                         if fragment.residual is None or fragment.residual(row):
                             pair[side].append(row)
         for fragment in entry.filtered:
-            assert fragment.select is not None
-            found[fragment] = fragment.select(inserts), fragment.select(deletes)
+            select = fragment.plan.select
+            found[fragment] = select(inserts), select(deletes)
         self.evaluated += len(found)
         for fragment, (added, removed) in found.items():
             if added or removed:
