@@ -102,7 +102,7 @@ async def serve_websocket(
             lane.take(client, rest)
         await client.ended.wait()
         if client.state == CLOSING and client.close_code is not None:
-            with trio.move_on_after(CLOSE_HANDSHAKE_S), trio.CancelScope(shield=True):
+            with trio.move_on_after(CLOSE_HANDSHAKE_S, shield=True):
                 try:
                     await connection.aclose(client.close_code, _short(client.close_reason))
                 except ConnectionClosed:

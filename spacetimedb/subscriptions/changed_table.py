@@ -40,11 +40,12 @@ class ValueMap:
         self.fragments.setdefault(key, {})[fragment] = None
 
     def remove(self, key: bytes, fragment: AnyFragment) -> None:
-        """Undoes ``add``."""
-        found = self.fragments[key]
-        del found[fragment]
-        if not found:
-            del self.fragments[key]
+        """Undoes ``add``, however often it was called."""
+        found = self.fragments.get(key)
+        if found is not None:
+            found.pop(fragment, None)
+            if not found:
+                del self.fragments[key]
 
 
 class Edge:
@@ -99,11 +100,12 @@ class ChangedTable:
         return found
 
     def forget_value(self, column: int, key: bytes, fragment: AnyFragment) -> None:
-        """Undoes ``values(column).add(key, fragment)``."""
-        found = self.by_value[column]
-        found.remove(key, fragment)
-        if not found.fragments:
-            del self.by_value[column]
+        """Undoes ``values(column).add(key, fragment)``; a join of the table with itself may have done it twice."""
+        found = self.by_value.get(column)
+        if found is not None:
+            found.remove(key, fragment)
+            if not found.fragments:
+                del self.by_value[column]
 
     def follow(self, change: TableChange) -> RowLists:
         """Brings version and indexes to the state after a commit. Gives its rows if anybody needs them one by one."""

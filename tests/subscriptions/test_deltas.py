@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sql.sample_database import SampleDatabase, identity_of, read_table_rows, read_update, vectors
 
@@ -234,8 +234,14 @@ def reads_events(text: str) -> bool:
     return " e" in text.split(" where ")[0]
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=3000)
 @given(st.lists(queries(), min_size=1, max_size=5), TRANSACTIONS, st.integers(0, 3), st.booleans())
+@example(
+    ["select p.* from b p join b q on p.id = q.id where p.s = 'ab' and q.s = 'ab'"],
+    [{"a": [], "b": [("ab", 1, True)], "e": [], "kept": 0}],
+    0,
+    True,
+)
 def test_deltas_lead_where_evaluation_from_scratch_does(
     texts: list[str], transactions: list[dict[str, Any]], late: int, is_owner: bool
 ) -> None:
