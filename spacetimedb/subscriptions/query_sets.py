@@ -386,12 +386,14 @@ class Subscriptions:
     def evaluate(self, changes: Sequence[TableChange]) -> list[Update]:
         """What the commit means: updates with the clients that get each. Clients that get nothing do not appear."""
         tables = self.tables
-        affected: list[Affected] = []
         touched: list[tuple[ChangedTable, TableChange, RowLists]] = []
         for change in changes:
             entry = tables.get(change.table_id)
             if entry is not None:
                 touched.append((entry, change, entry.follow(change)))
+        if not touched:
+            return []
+        affected: list[Affected] = []
         joins: Fragments = {}
         for entry, change, lists in touched:
             if entry.whole:
