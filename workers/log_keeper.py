@@ -89,6 +89,9 @@ class LogKeeper:
         self._log: CommitLogWriter | None = None
         if setup.log_directory is not None:
             self._log = CommitLogWriter.open(Path(setup.log_directory))
+            if self._log.next_offset:
+                # What the log holds is durable, whoever wrote it.
+                self._control.words[words.DURABLE] = self._log.next_offset
         self._control.words[words.LOG_PID] = os.getpid()
 
     @property

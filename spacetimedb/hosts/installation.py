@@ -16,8 +16,11 @@ from spacetimedb.module import Module
 from spacetimedb.module.errors import ModuleError, ReducerError
 from spacetimedb.schema.definition import ModuleDef, TableDef
 from spacetimedb.schema.raw import encode_raw
-from spacetimedb.schema.system import SYSTEM_TABLES, bootstrap_rows, creation_rows
+from spacetimedb.schema.system import FIRST_USER_ID, SYSTEM_TABLES, bootstrap_rows, creation_rows
 from spacetimedb.schema.validation import ModuleDefErrors, validate
+from spacetimedb.sql.catalog import SchemaCatalog
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.sql.plan import protected_table
 from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.special import ConnectionId, Identity, Interval
@@ -45,6 +48,7 @@ def create_from(
     """As `create`, for a module that is loaded."""
     store = database.store
     bootstrap = bootstrap_rows()
+    filters = _row_filters(definition)
     for system in SYSTEM_TABLES:
         table = store.add_table(system.table_id, system.definition, system.shape)
         table.load([table.encode(row) for row in bootstrap.get(system.table_id, ())])
@@ -54,6 +58,7 @@ def create_from(
         owner_identity=int(database.owner),
         program_hash=program_hash,
         program_bytes=program,
+        row_filters=filters,
     )
     for _old, new in creation.sequence_updates:
         store.tables[ST_SEQUENCE].handle.sequence_id.update(new)
@@ -147,6 +152,19 @@ def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]
         return module, validate(raw), encode_raw(raw)
     except (ProgramError, ModuleError, ModuleDefErrors) as error:
         raise InstallError(str(error)) from None
+
+
+def _row_filters(definition: ModuleDef) -> list[tuple[str, str]]:
+    """Table and text of each rule of row-level security; the rules must compile."""
+    ids = {table.name: number for number, table in enumerate(definition.all_tables, FIRST_USER_ID)}
+    catalog = SchemaCatalog(definition, ids, owner=True)
+    filters = []
+    for rule in definition.row_level_security:
+        try:
+            filters.append((protected_table(rule, catalog).name, rule))
+        except SqlError as error:
+            raise InstallError(f"failed to create row-level security: `{rule}`: {error}") from None
+    return filters
 
 
 def _add_tables(database: Database, module: Module, definition: ModuleDef, table_ids: dict[str, int]) -> None:

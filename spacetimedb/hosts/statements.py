@@ -46,7 +46,6 @@ def run_statement(database: Database, text: str, identity: Identity, is_owner: b
             updated = len(images)
         case SetPlan(variable, value):
             table = database.store.tables[ST_VAR]
-            table.handle.name.delete(variable)
             table.handle.insert(table.row_class(name=variable, value=(VALUE_U64, value)))
             inserted = 1
         case SelectPlan():
