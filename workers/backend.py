@@ -37,8 +37,9 @@ from spacetimedb.types.algebraic import Product, ProductElement, product_to_json
 from spacetimedb.types.json_arguments import ArgumentError
 from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import ConnectionId, Identity
-from spacetimedb.workers.database_link import DatabaseGone, DatabaseLink, Waiter
+from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.metrics import metrics_text
+from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
     from spacetimedb.workers.reader import Reader

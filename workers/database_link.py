@@ -34,6 +34,7 @@ from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
+from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -46,43 +47,6 @@ _COMMIT: Final = Layout("<IBBHQqHHIII")
 _U32: Final = Layout("<I")
 _OK: Final = Layout("<BIqBII")
 """ReducerResult Ok with no return value and no query sets."""
-
-
-class Refused(Exception):
-    """The database's `client_connected` refused an HTTP caller, or it is gone. `panicked`: with an exception."""
-
-    def __init__(self, text: str, panicked: bool) -> None:
-        super().__init__(text)
-        self.text = text
-        self.panicked = panicked
-
-
-class DatabaseGone(Exception):
-    """The database stopped while the request waited."""
-
-
-class Waiter:
-    """A request over HTTP: set once with the outcome that ended it."""
-
-    __slots__ = ("body", "done", "duration_us", "event", "horizon", "number", "outcome", "refused")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.event = trio.Event()
-        self.done = False
-        self.outcome: Outcome | None = None
-        """None: committed."""
-        self.body = b""
-        self.duration_us = 0
-        self.horizon = 0
-        self.refused = False
-
-    def finish(self, outcome: Outcome | None, body: bytes, duration_us: int, horizon: int) -> None:
-        """Sets the outcome and wakes the request."""
-        if not self.done:
-            self.done = True
-            self.outcome, self.body, self.duration_us, self.horizon = outcome, body, duration_us, horizon
-            self.event.set()
 
 
 class DatabaseLink:
