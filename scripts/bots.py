@@ -164,7 +164,7 @@ class Bot:
                     if isinstance(message.outcome, v2.Err | v2.InternalError):
                         self.tally.failed += 1
                     answered = self._answers.pop(message.request_id, None)
-                    if answered:
+                    if answered is not None:
                         answered.set()
 
 
