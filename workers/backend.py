@@ -224,7 +224,7 @@ class ReaderBackend:
                 else:
                     args = b""
                 number = catalog.reducer_ids[function]
-                requests.append(mail.request(mail.CALL, number, waiter.number, 0, args))
+                requests.append(mail.request(mail.CALL, number, waiter.number, 0, args, catalog.generation))
             elif procedure is not None:
                 args = catalog.decoder("procedure", function).decode(arguments)
                 requests.append(mail.request(mail.PROCEDURE, 0, waiter.number, 0, mail.named(function, args)))

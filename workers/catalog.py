@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spacetimedb.hosts.mail import GENERATIONS
 from spacetimedb.schema.definition import ModuleDef
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
@@ -19,6 +20,8 @@ class DatabaseCatalog:
         self.definition: ModuleDef = validate(decode_raw(up.definition))
         self.table_ids = up.table_ids
         self.owner = Identity(up.owner)
+        self.generation = up.generation
+        self.generation_bits = (up.generation % GENERATIONS) << 3
         self.reducers = {r.name: r for r in self.definition.reducers}
         self.reducer_ids = {r.name: i for i, r in enumerate(self.definition.reducers)}
         self.procedures = {p.name: p for p in self.definition.procedures}

@@ -139,8 +139,8 @@ class DatabaseLink:
 
     def receive(self, client: Client, messages: Iterable[v2.ClientMessage]) -> None:
         """Messages of a client, in order. Calls go out with the next `post`; the rest is executed in its turn."""
-        reducer_ids = self.catalog.reducer_ids
-        outgoing, number = self.outgoing, client.number
+        reducer_ids, generation = self.catalog.reducer_ids, self.catalog.generation_bits
+        outgoing, number, head = self.outgoing, client.number, mail.REQUEST_HEAD.pack
         for message in messages:
             if client.deferred or client.state == CONNECTING:
                 client.deferred.append(message)
@@ -151,7 +151,11 @@ class DatabaseLink:
                 if reducer_id is None:
                     outgoing.append(mail.request(mail.CALL, mail.BY_NAME, number, request_id, mail.named(name, args)))
                 else:
-                    outgoing.append(mail.request(mail.CALL, reducer_id, number, request_id, args))
+                    padding = -len(args) & 7
+                    record = head(
+                        16 + len(args) + padding, mail.CALL, padding | generation, reducer_id, number, request_id
+                    )
+                    outgoing.append(record + args + mail.PADDING[padding])
                 self.calls_received += 1
             elif message[0] == v2.CALL_PROCEDURE:
                 _tag, request_id, name, args = message

@@ -40,7 +40,8 @@ from spacetimedb.workers.messages import (
 
 MAX_BATCH_BYTES: Final = 16 << 20
 """Bytes taken from the ring for one write and sync."""
-MODULE_LOG_FLUSH_BYTES: Final = 1 << 20
+BATCHES_PER_LOOK: Final = 64
+"""A busy log keeper looks for messages of the supervisor once in so many batches."""
 
 _COMMIT: Final = Layout("<IBB2xQ24xII")
 """Of a commit record: length, kind, flags, horizon, position and length of the log payload."""
@@ -103,18 +104,27 @@ class LogKeeper:
         """Serves until told to stop."""
         poller = select.poll()
         poller.register(self._bell.fd, select.POLLIN)
-        poller.register(self._channel.socket, select.POLLIN)
+        channel_fd = self._channel.socket.fileno()
+        poller.register(channel_fd, select.POLLIN)
         stopping = False
+        batches = 0
         while True:
             if self._drain():
-                continue
-            if stopping:
+                batches += 1
+                if batches % BATCHES_PER_LOOK:
+                    continue
+                ready = poller.poll(0)
+            elif stopping:
                 self._channel.send(LogKeeperDone())
                 break
-            if self._ring.prepare_sleep():
-                poller.poll()
+            elif self._ring.prepare_sleep():
+                ready = poller.poll()
                 self._ring.awake()
+            else:
+                continue
             self._bell.clear()
+            if all(fd != channel_fd for fd, _event in ready):
+                continue
             messages = self._channel.poll()
             if messages is None:
                 stopping = True

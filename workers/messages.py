@@ -71,6 +71,8 @@ class ActorReady(_Message):
     table_ids: dict[str, int]
     next_offset: int
     program_hash: bytes
+    generation: int
+    """How many programs this actor has loaded: calls name it together with their reducer's id."""
 
 
 class ActorFailed(_Message):
@@ -138,6 +140,7 @@ class DatabaseUp(_Message):
     table_ids: dict[str, int]
     initial_program: bytes
     module_log_directory: str
+    generation: int
     is_update: bool
     """True: the same processes go on with another program; no descriptors travel."""
 

@@ -264,6 +264,7 @@ class DatabaseProcesses:
             ready.table_ids,
             self.initial_program,
             self.module_log_directory,
+            ready.generation,
             is_update,
         )
 

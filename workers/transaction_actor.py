@@ -46,6 +46,8 @@ from spacetimedb.workers.messages import (
 
 CALLS_PER_PUBLISH: Final = 256
 """After so many requests of one round the records so far are published, so that the readers work at the same time."""
+ROUNDS_PER_LOOK: Final = 64
+"""A busy actor looks for messages of the supervisor once in so many rounds."""
 JOBS_PER_ROUND: Final = 16
 """Scheduled calls between two looks into the mailboxes."""
 SLOW_READER_S: Final = 5.0
@@ -83,12 +85,19 @@ class TransactionActor:
         words_[words.NEXT_OFFSET] = self.database.horizon
         self._poller = select.poll()
         self._poller.register(self._bell.fd, select.POLLIN)
-        self._poller.register(channel.socket, select.POLLIN)
+        self._channel_fd = channel.socket.fileno()
+        self._poller.register(self._channel_fd, select.POLLIN)
 
     def ready(self) -> ActorReady:
         """What the supervisor tells the readers."""
         database = self.database
-        return ActorReady(database.raw_definition, database.table_ids, database.horizon, database.program_hash)
+        return ActorReady(
+            database.raw_definition,
+            database.table_ids,
+            database.horizon,
+            database.program_hash,
+            database.generation,
+        )
 
     # -- the loop
 
@@ -98,8 +107,13 @@ class TransactionActor:
         self.publish()
         self._control.words[words.ACTOR_STATE] = words.SERVING
         database.budget.start()
+        self._look_at_channel()
+        rounds = 0
         while True:
             worked = False
+            rounds += 1
+            if not rounds % ROUNDS_PER_LOOK:
+                self._look_at_channel()
             for reader, mailbox in self._mailboxes.items():
                 data = mailbox.drain()
                 if data:
@@ -111,6 +125,8 @@ class TransactionActor:
                 if not database.run_due():
                     break
                 worked = True
+            if worked and len(database.out) < CALLS_PER_PUBLISH:
+                continue  # what came meanwhile goes out together with this
             if database.out or database.log.pending:
                 self.publish()
             if worked:
@@ -127,11 +143,15 @@ class TransactionActor:
             wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
             if wait_s > 0:
                 database.budget.stop()
-                self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
+                ready = self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
                 database.budget.start()
+                self._bell.clear()
+                if any(fd == self._channel_fd for fd, _event in ready):
+                    self._look_at_channel()
         for mailbox in self._mailboxes.values():
             mailbox.awake()
-        self._bell.clear()
+
+    def _look_at_channel(self) -> None:
         messages = self._channel.poll()
         if messages is None:
             self._stopping = True
@@ -178,11 +198,18 @@ class TransactionActor:
         clients, call, unpack = database.clients, database.call, mail.REQUEST_HEAD.unpack_from
         at, end, since_publish = 0, len(data), 0
         while at < end:
-            length, kind, padding, detail, connection, request_id = unpack(data, at)
+            length, kind, flags, detail, connection, request_id = unpack(data, at)
             who = clients.get((reader, connection))
+            padding = flags & 7
             if kind == mail.CALL and detail < mail.BAD_CALL:
-                if who is not None:
+                if who is None:
+                    pass  # refused when it connected, or gone
+                elif flags >> 3 == database.generation:
                     call(who, detail, request_id, data[at + 16 : at + length - padding])
+                else:
+                    database.call_of_old_program(
+                        who, flags >> 3, detail, request_id, data[at + 16 : at + length - padding]
+                    )
             else:
                 self._run_other(
                     reader, kind, detail, who, connection, request_id, data[at + 16 : at + length - padding]

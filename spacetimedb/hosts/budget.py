@@ -23,14 +23,14 @@ DEFAULT_LIMIT_S: Final = 1.0
 class Budget:
     """Wall-clock limit of a single call in this process's main thread. Without `start` nothing is ever stopped."""
 
-    __slots__ = ("_left", "_previous", "_ticks", "limit_s", "running")
+    __slots__ = ("_is_installed", "_left", "_ticks", "limit_s", "running")
 
     def __init__(self, limit_s: float = DEFAULT_LIMIT_S) -> None:
         self.limit_s = limit_s
         self.running = False
+        self._is_installed = False
         self._ticks = max(1, round(limit_s / TICK_S))
         self._left = -1
-        self._previous: object = None
 
     def begin(self) -> None:
         """A call begins. Its first tick may come early, so it gets one more."""
@@ -43,8 +43,10 @@ class Budget:
     def start(self) -> None:
         """Starts the timer; only from the main thread."""
         if not self.running and threading.current_thread() is threading.main_thread():
+            if not self._is_installed:
+                self._is_installed = True
+                signal.signal(signal.SIGALRM, self._tick)
             self.running = True
-            signal.signal(signal.SIGALRM, self._tick)
             signal.setitimer(signal.ITIMER_REAL, TICK_S, TICK_S)
 
     def stop(self) -> None:

@@ -135,6 +135,10 @@ class Database:
         self.table_ids: dict[str, int] = {}
         self.program_hash = b""
         self.now_us = clock
+        self.generation = -1
+        """Number of the program, modulo mail.GENERATIONS."""
+        self._reducer_names: dict[int, list[str]] = {}
+        """Reducers by id in each generation."""
         self._clock = clock
         self._last_us = 0
         self._schedules: dict[int, ScheduleTable] = {}
@@ -158,6 +162,8 @@ class Database:
         self.module, self.definition, self.raw_definition = module, definition, raw_definition
         self.table_ids, self.program_hash = table_ids, program_hash
         self.reducers, self.by_name = reducers, {r.name: r for r in reducers}
+        self.generation = (self.generation + 1) % mail.GENERATIONS
+        self._reducer_names[self.generation] = [r.name for r in reducers]
         self.db, self.tables = db, tables
         lifecycle = {r.lifecycle: r for r in reducers}
         self._on_connect, self._on_disconnect = lifecycle.get("on_connect"), lifecycle.get("on_disconnect")
@@ -230,6 +236,10 @@ class Database:
             return
         self.no_such_reducer(name)
         self.answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
+
+    def call_of_old_program(self, who: Caller, generation: int, reducer_id: int, request_id: int, args: bytes) -> None:
+        """A call that a reader sent before it knew of the present program: ids may mean other reducers now."""
+        self.call_by_name(who, self._reducer_names[generation][reducer_id], request_id, args)
 
     def no_such_reducer(self, name: str) -> None:
         """Writes the module log's line about a call of an unknown reducer."""

@@ -6,7 +6,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     request (reader -> actor)
      0  u32  length of the record
      4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING
-     5  u8   how many of the last bytes are padding
+     5  u8   low 3 bits: how many of the last bytes are padding; CALL: above them the generation of the reducer ids
      6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; otherwise 0
      8  u32  connection number, as the reader counts them
     12  u32  request id, echoed in the answer
@@ -54,6 +54,8 @@ REFS: Final = 4
 SQL: Final = 5
 PROCEDURE: Final = 6
 NOTHING: Final = 7
+GENERATIONS: Final = 32
+"""Reducer ids are those of a generation: programs are counted modulo this number."""
 
 BY_NAME: Final = 0xFFFF
 BAD_CALL: Final = 0xFFFE
@@ -70,7 +72,7 @@ REFS_READY_RECORD: Final = Layout("<IB3xIIQ")
 SPILLED_RECORD: Final = Layout("<IB3xQ")
 LOG_LINES_HEAD: Final = Layout("<IBBH")
 ROW_COUNTS: Final = Layout("<QQQ")
-_PADDING: Final = [b"\0" * n for n in range(8)]
+PADDING: Final = [b"\0" * n for n in range(8)]
 _LENGTH: Final = Layout("<I")
 
 
@@ -99,11 +101,12 @@ class Outcome(IntEnum):
     BAD_PROCEDURE_ARGUMENTS = 14
 
 
-def request(kind: int, detail: int, connection: int, request_id: int, body: bytes) -> bytes:
+def request(kind: int, detail: int, connection: int, request_id: int, body: bytes, generation: int = 0) -> bytes:
     """One mailbox record."""
     padding = -len(body) % 8
-    head = REQUEST_HEAD.pack(16 + len(body) + padding, kind, padding, detail, connection, request_id)
-    return head + body + _PADDING[padding]
+    flags = padding | (generation % GENERATIONS) << 3
+    head = REQUEST_HEAD.pack(16 + len(body) + padding, kind, flags, detail, connection, request_id)
+    return head + body + PADDING[padding]
 
 
 def named(name: str, rest: bytes) -> bytes:
@@ -142,11 +145,11 @@ def answer(
         len(body),
         duration_us,
     )
-    return head + body + _PADDING[padding]
+    return head + body + PADDING[padding]
 
 
 def log_lines(lines: list[bytes]) -> bytes:
     """One LOG_LINES record of whole lines, each ended by a newline."""
     body = b"".join(lines)
     padding = -len(body) % 8
-    return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + _PADDING[padding]
+    return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + PADDING[padding]
