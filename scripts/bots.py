@@ -201,16 +201,15 @@ async def keep_watching(board: Board, url: str, database: str) -> None:
         wait = min(2 * wait, LAST_RETRY_SECONDS)
 
 
-async def run(url: str, database: str, bots: int, seconds: float) -> Tally:
+async def run(url: str, database: str, bots: int, seconds: float, tally: Tally) -> None:
     """Plays for so many seconds (0: for ever)."""
-    board, tally = Board(), Tally()
+    board = Board()
     with trio.move_on_after(seconds or math.inf):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_watching, board, url, database)
             for n in range(bots):
                 name = NAMES[n % len(NAMES)] + ("" if n < len(NAMES) else f" {n // len(NAMES) + 1}")
                 nursery.start_soon(keep_playing, Bot(name, board, tally), url, database)
-    return tally
 
 
 def main() -> None:
@@ -221,10 +220,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0, help="0: until Ctrl-C")
     options = parser.parse_args()
     begun = time.perf_counter()
+    tally = Tally()
     try:
-        tally = trio.run(run, options.url, options.db, options.bots, options.seconds)
-    except KeyboardInterrupt:
-        return
+        trio.run(run, options.url, options.db, options.bots, options.seconds, tally)
+    except* KeyboardInterrupt:
+        pass
     print(tally.text(time.perf_counter() - begun))
 
 

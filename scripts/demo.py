@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -37,17 +38,17 @@ class Demo:
         publish = ["publish", "--server", url, "--module-path", str(HERE / "samples" / "agar.py"), "--yes", "agar"]
         if subprocess.run([*self.spacetime, *publish]).returncode:
             return 1
-        self._start([sys.executable, str(HERE / "bots.py"), "--url", url, "--db", "agar", "--bots", str(self.bots)])
-        print(f"\n  {self.bots} bots are playing. Join them:  {url}/demo/\n", flush=True)
-        print(
-            f"  Look inside:  spacetime --root-dir {self.data} sql --server {url} agar 'SELECT * FROM player'",
-            flush=True,
+        self._start(
+            [sys.executable, str(HERE / "bots.py"), "--url", url, "--db", "agar", "--bots", str(self.bots)], None
         )
+        print(f"\n  {self.bots} bots are playing. Join them:  {url}/demo/\n", flush=True)
+        look = f".venv/bin/spacetime --root-dir {os.path.relpath(self.data)} sql --server {url}"
+        print(f"  Look inside:  {look} agar 'SELECT * FROM player'", flush=True)
         print("  Ctrl-C ends it; the next scripts/demo goes on where this one stopped.\n", flush=True)
         return server.wait()
 
-    def _start(self, command: list[str]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    def _start(self, command: list[str], output: int | None = subprocess.PIPE) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, stdout=output, text=True, start_new_session=True)
         self.children.append(process)
         return process
 

@@ -140,7 +140,20 @@ def test_first_steps_work_as_the_readme_says(stranger: Stranger) -> None:
     assert re.fullmatch("0x[0-9a-f]+", update["note"]["inserts"][0]["author"]["__identity__"])
     assert watching.wait(SECONDS) == 0
 
+    watching = stranger.start(*subscribe, "--print-initial-update")
+    assert watching.stdout is not None
+    assert watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(SECONDS) == 0
+    assert watching.stdout.read() == ""
+
     assert logs == ["logs", "-f", "notes"]
+    following = stranger.start(*logs)
+    assert following.stdout is not None
+    assert "Creating table `note`" in following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    following.wait(SECONDS)
+    assert stranger.complaints.read_text() == "", "nothing is printed about Ctrl-C"
     assert "Database initialized" in stranger.must("logs", "notes")
     assert "notes" in stranger.must("list")
     assert json.loads(stranger.must("describe", "--json", "notes"))["sections"]

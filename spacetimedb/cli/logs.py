@@ -43,11 +43,13 @@ def logs(
     if follow and num_lines is None:
         num_lines = LINES_BEFORE_FOLLOWING
     query = {"num_lines": None if num_lines is None else str(num_lines), "follow": str(follow).lower()}
-    for line in target.lines(f"/v1/database/{identity}/logs", query):
-        record = json.loads(line)
-        if not _wanted(record, level, level_exact):
-            continue
-        click.echo(line.decode("utf-8", "replace").rstrip("\n") if style == "json" else record_text(record))
+    try:
+        for line in target.lines(f"/v1/database/{identity}/logs", query):
+            record = json.loads(line)
+            if _wanted(record, level, level_exact):
+                click.echo(line.decode("utf-8", "replace").rstrip("\n") if style == "json" else record_text(record))
+    except KeyboardInterrupt:
+        return  # how one ends --follow
 
 
 def _wanted(record: dict[str, Any], level: str | None, exact: bool) -> bool:

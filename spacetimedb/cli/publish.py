@@ -67,7 +67,7 @@ def publish(
         raise click.ClickException(f"no such file: {source}")
     program = program_bytes(source)
     target = settings.connect(server, anonymous=anonymous)
-    click.echo(f"Uploading {_shown(source)} to {server or settings.config.default_server or 'local'} => {target.url}")
+    click.echo(f"Uploading {_shown(source)} to {target.url}")
     query: dict[str, str | None] = {"num_replicas": None if num_replicas is None else str(num_replicas)}
     if name is None:
         if delete_data == "always":
