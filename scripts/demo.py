@@ -35,7 +35,16 @@ class Demo:
             print("Another port: DEMO_LISTEN=127.0.0.1:3210 scripts/demo")
             return 1
         url = f"http://127.0.0.1:{port}"
-        publish = ["publish", "--server", url, "--module-path", str(HERE / "samples" / "agar.py"), "--yes", "agar"]
+        publish = [
+            "publish",
+            "--server",
+            url,
+            "--module-path",
+            str(HERE / "samples" / "agar.py"),
+            "--delete-data=on-conflict",
+            "--yes",
+            "agar",
+        ]
         if subprocess.run([*self.spacetime, *publish]).returncode:
             return 1
         self._start(
