@@ -67,6 +67,15 @@ class ArgumentError(DecodeError):
         )
 
 
+class JsonValueError(DecodeError):
+    """JSON that does not fit a type: `path` names the culprit, `reason` ends in ` at line L column C`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+
 class ArgumentsDecoder:
     """Turns the JSON arguments of one function into BSATN.
 
@@ -93,13 +102,13 @@ class ArgumentsDecoder:
 
 
 def from_json(t: AlgebraicType, text: bytes | str, typespace: Typespace = EMPTY_TYPESPACE) -> bytes:
-    """The BSATN of one value; DecodeError `path: reason at line L column C`."""
+    """The BSATN of one value. Raises JsonValueError."""
     walk = _Walk(text, typespace)
     try:
         made = walk.value(t)
         walk.reader.finish()
     except JsonError as error:
-        raise DecodeError(f"{walk.path_text()}: {walk.describe(error)}") from None
+        raise JsonValueError(walk.path_text(), walk.describe(error)) from None
     return made
 
 
