@@ -1,4 +1,4 @@
-"""Decoded v1 messages in the notation of the vectors: sums as one-key objects, bytes as {"hex": ..}; driven by types."""
+"""Decoded v1 messages, driven by their types, in the notation of the vectors: sums as one-key objects and so on."""
 
 from __future__ import annotations
 
