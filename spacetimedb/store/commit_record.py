@@ -17,7 +17,9 @@ contiguous rows out of it and forward them. Nobody encodes a row again. All inte
     36  u32   duration of the reducer in microseconds
     40  u32   position of the log payload in the record
     44  u32   length of the log payload, 0 if the transaction is not logged
-    48        table entries of 48 bytes, ascending by table id
+    48  u32   base: where the inputs end in the log payload; its start if the transaction is not logged
+    52  u32   0
+    56        table entries of 48 bytes, ascending by table id
 
     table entry
      0  u32   table id
@@ -30,6 +32,9 @@ contiguous rows out of it and forward them. Nobody encodes a row again. All inte
               the entry has no common length), then u64 refs of the deleted, then of the inserted rows (not for events)
     44  u32   0
 
+Positions in an entry count from the base, so that the entry of a small change is the same for every transaction that
+deletes and inserts as many rows of one length in one table: it is packed once and kept.
+
 Then the log payload, rows that the log does not hold (truncated and unlogged tables), the extras, padding.
 
 The log payload is the transaction payload of SpacetimeDB's commit log: a flags byte (0x80 inputs present, 0x20
@@ -41,7 +46,7 @@ instead of listing its deleted rows.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct as Layout
 from typing import Final, NamedTuple
 
@@ -63,10 +68,10 @@ MUTATIONS_ONLY: Final = b"\x20"
 """Leading bytes of a log payload without inputs."""
 INPUTS_AND_MUTATIONS: Final = b"\xa0"
 
-_HEADER: Final = Layout("<IBBHQqHHIIIII")
+_HEADER: Final = Layout("<IBBHQqHHIIIIIII")
 _ENTRY: Final = Layout("<IIIIIIIIIIII")
-_HEADER_AND_ENTRY: Final = Layout("<IBBHQqHHIIIIIIIIIIIIIIIII")
 _U32: Final = Layout("<I")
+_pack_header: Final = _HEADER.pack
 HEADER_BYTES: Final = _HEADER.size
 ENTRY_BYTES: Final = _ENTRY.size
 _PADDING: Final = [b"\0" * n for n in range(8)]
@@ -105,6 +110,8 @@ class Header(NamedTuple):
     duration_us: int
     log_at: int
     log_length: int
+    base: int
+    zero: int
 
 
 class Rows(NamedTuple):
@@ -182,13 +189,14 @@ def build_commit(
                 d, n, inputs, horizon, timestamp_us, reader, connection, request_id, reducer_id, duration_us
             )
     log_at = HEADER_BYTES + ENTRY_BYTES * len(deltas)
-    at = log_at
+    base = at = log_at
     log: list[bytes] = []
     outside: list[bytes] = []
     positions: dict[tuple[int, bool], int] = {}
     if logged:
         log.append(inputs)
         at += len(inputs)
+        base = at
         for inserted in (True, False):
             groups = [
                 d
@@ -203,7 +211,7 @@ def build_commit(
                 lead = _U32.pack(d.table_id) + leb128(len(rows))
                 data = b"".join(rows)
                 at += len(lead)
-                positions[d.table_id, inserted] = at
+                positions[d.table_id, inserted] = at - base
                 at += len(data)
                 log.append(lead)
                 log.append(data)
@@ -219,10 +227,10 @@ def build_commit(
             if rows and (d.table_id, inserted) not in positions:
                 data = b"".join(rows)
                 outside.append(data)
-                positions[d.table_id, inserted] = at
+                positions[d.table_id, inserted] = at - base
                 at += len(data)
     for d in deltas:
-        extras_at = at
+        extras_at = at - base
         fields: list[int] = []
         for inserted in (False, True):
             rows = d.inserts if inserted else d.deletes
@@ -255,6 +263,8 @@ def build_commit(
         duration_us,
         log_at,
         log_length,
+        base,
+        0,
     )
     return b"".join((head, *entries, *log, *outside, padding))
 
@@ -272,25 +282,12 @@ def _build_single(
     duration_us: int,
 ) -> bytes:
     """`build_commit` for the usual case: one logged table, rows of one length, neither event nor truncated."""
-    log_at = HEADER_BYTES + ENTRY_BYTES
-    inserts, deletes = d.inserts, d.deletes
-    n_in, n_out = len(inserts), len(deletes)
-    table = _U32.pack(d.table_id)
-    if n_in:
-        lead_in = b"\x01" + table + (_SMALL_COUNT[n_in] if n_in < 128 else leb128(n_in))
-    else:
-        lead_in = b"\0"
-    if n_out:
-        lead_out = b"\x01" + table + (_SMALL_COUNT[n_out] if n_out < 128 else leb128(n_out))
-    else:
-        lead_out = b"\0"
-    inserts_at = log_at + len(inputs) + len(lead_in)
-    deletes_at = inserts_at + n_in * n + len(lead_out)
-    extras_at = deletes_at + n_out * n + 1
-    refs = array("Q", d.deleted_refs + d.inserted_refs).tobytes()
-    end = extras_at + len(refs)
-    padding = -end % 8
-    head = _HEADER_AND_ENTRY.pack(
+    key = (d.table_id, len(d.inserts), len(d.deletes), n)
+    outline = _OUTLINES.get(key) or _outline(*key)
+    base = _SINGLE_LOG_AT + len(inputs)
+    end = base + outline.length
+    padding = -end & 7
+    head = _pack_header(
         end + padding,
         COMMIT,
         LOGGED,
@@ -302,22 +299,63 @@ def _build_single(
         connection,
         request_id,
         duration_us,
-        log_at,
-        extras_at - log_at,
-        d.table_id,
-        0,
-        n_out,
-        deletes_at,
-        n_out * n,
-        n,
-        n_in,
-        inserts_at,
-        n_in * n,
-        n,
-        extras_at,
+        _SINGLE_LOG_AT,
+        len(inputs) + outline.log_length,
+        base,
         0,
     )
-    return b"".join((head, inputs, lead_in, *inserts, lead_out, *deletes, b"\0", refs, _PADDING[padding]))
+    refs = outline.pack_refs(*d.deleted_refs, *d.inserted_refs)
+    return b"".join(
+        (
+            head,
+            outline.entry,
+            inputs,
+            outline.lead_in,
+            *d.inserts,
+            outline.lead_out,
+            *d.deletes,
+            b"\0",
+            refs,
+            _PADDING[padding],
+        )
+    )
+
+
+class _Outline(msgspec.Struct, gc=False):
+    """Everything about a record of `_build_single` that does not depend on the rows: see `build_commit`."""
+
+    entry: bytes
+    lead_in: bytes
+    lead_out: bytes
+    log_length: int
+    """Bytes of the log payload behind the inputs."""
+    length: int
+    """Bytes behind the inputs, without the padding."""
+    pack_refs: Callable[..., bytes]
+
+
+_SINGLE_LOG_AT: Final = HEADER_BYTES + ENTRY_BYTES
+_OUTLINES: dict[tuple[int, int, int, int], _Outline] = {}
+MAX_OUTLINES: Final = 4096
+
+
+def _outline(table_id: int, n_in: int, n_out: int, row_length: int) -> _Outline:
+    table = _U32.pack(table_id)
+    lead_in = b"\x01" + table + leb128(n_in) if n_in else b"\0"
+    lead_out = b"\x01" + table + leb128(n_out) if n_out else b"\0"
+    inserts_at = len(lead_in)
+    deletes_at = inserts_at + n_in * row_length + len(lead_out)
+    extras_at = deletes_at + n_out * row_length + 1
+    outs, ins = n_out * row_length, n_in * row_length
+    entry = _ENTRY.pack(
+        table_id, 0, n_out, deletes_at, outs, row_length, n_in, inserts_at, ins, row_length, extras_at, 0
+    )
+    refs = Layout(f"<{n_in + n_out}Q")
+    made = _Outline(entry, lead_in, lead_out, extras_at, extras_at + refs.size, refs.pack)
+    if len(_OUTLINES) >= MAX_OUTLINES:
+        _OUTLINES.clear()
+    _OUTLINES[table_id, n_in, n_out, row_length] = made
+    return made
 
 
 def header(record: bytes | memoryview, at: int = 0) -> Header:
@@ -338,6 +376,7 @@ def changes(record: bytes, at: int, table_count: int) -> list[TableChange]:
     """All table entries of the commit record at `at`. O(tables), rows are one slice each."""
     out = []
     entry_at = at + HEADER_BYTES
+    base = at + _U32.unpack_from(record, at + 48)[0]
     for _ in range(table_count):
         (
             table_id,
@@ -354,7 +393,7 @@ def changes(record: bytes, at: int, table_count: int) -> list[TableChange]:
             _zero,
         ) = _ENTRY.unpack_from(record, entry_at)
         entry_at += ENTRY_BYTES
-        extras_at += at
+        extras_at += base
         out_lengths = in_lengths = None
         if n_out and not out_common and out_length:
             out_lengths = memoryview(record[extras_at : extras_at + 4 * n_out]).cast("I")
@@ -375,10 +414,10 @@ def changes(record: bytes, at: int, table_count: int) -> list[TableChange]:
             TableChange(
                 table_id,
                 flags,
-                Rows(n_out, record[at + out_at : at + out_at + out_length], out_common, out_lengths)
+                Rows(n_out, record[base + out_at : base + out_at + out_length], out_common, out_lengths)
                 if n_out
                 else NO_ROWS,
-                Rows(n_in, record[at + in_at : at + in_at + in_length], in_common, in_lengths) if n_in else NO_ROWS,
+                Rows(n_in, record[base + in_at : base + in_at + in_length], in_common, in_lengths) if n_in else NO_ROWS,
                 deleted_refs,
                 inserted_refs,
             )

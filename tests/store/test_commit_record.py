@@ -137,5 +137,5 @@ def test_one_small_transaction_byte_for_byte() -> None:
     record = build_commit([delta], MUTATIONS_ONLY, 7, LOGGED | SILENT, -1, NO_READER, 0, 0, NO_REDUCER, 5)
     payload = b"\x20" + b"\x01\x00\x10\x00\x00\x01new" + b"\x01\x00\x10\x00\x00\x01old" + b"\x00"
     assert bytes(log_payload(record)) == payload
-    assert record[96 : 96 + len(payload)] == payload
-    assert record[96 + len(payload) :].rstrip(b"\0") == b"\x10" + bytes(7) + b"\x20"
+    assert record[104 : 104 + len(payload)] == payload
+    assert record[104 + len(payload) :].rstrip(b"\0") == b"\x10" + bytes(7) + b"\x20"
