@@ -25,9 +25,12 @@ from spacetimedb.hosts import mail
 from spacetimedb.hosts.budget import Budget
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.module_log import ModuleLog
+from spacetimedb.hosts.procedures import Procedures
 from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
 from spacetimedb.hosts.statements import run_statement
+from spacetimedb.hosts.view_evaluation import ViewFailed
+from spacetimedb.hosts.views import Views
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.module import Module
 from spacetimedb.module.context import ReducerContext
@@ -41,6 +44,7 @@ from spacetimedb.store.commit_record import (
     NO_READER,
     NO_REDUCER,
     SILENT,
+    UNLOGGED,
     TableDelta,
     build_commit,
 )
@@ -145,7 +149,11 @@ class Database:
         self._on_connect: Reducer | None = None
         self._on_disconnect: Reducer | None = None
         self._self = caller(identity, None)
-        self._context = DatabaseContext(identity, self.log, self._claims)
+        self._context = DatabaseContext(identity, self.log, self.claims_of)
+        self.procedures = Procedures(self)
+        self.views = Views(self, self._context)
+        self.commit: Callable[[], list[TableDelta]] = self.store.commit
+        """Makes a transaction final; `views` puts its own in this place while a view is in use."""
 
     def install(
         self,
@@ -168,6 +176,8 @@ class Database:
         lifecycle = {r.lifecycle: r for r in reducers}
         self._on_connect, self._on_disconnect = lifecycle.get("on_connect"), lifecycle.get("on_disconnect")
         self._context.view_db = self.store.read_only_db(tables)
+        self.procedures.install(module)
+        self.views.install(module.views, definition, table_ids, tables)
         self._schedules.clear()
         self.scheduler.clear()
 
@@ -212,7 +222,7 @@ class Database:
             self.budget.begin()
             reducer.function(context, *values)
             self.budget.end()
-            deltas = self.store.commit()
+            deltas = self.commit()
         except BaseException as error:
             self._undo(error, reducer.name, who, request_id, timestamp, started)
             return
@@ -241,27 +251,26 @@ class Database:
         """A call that a reader sent before it knew of the present program: ids may mean other reducers now."""
         self.call_by_name(who, self._reducer_names[generation][reducer_id], request_id, args)
 
-    def no_such_reducer(self, name: str) -> None:
-        """Writes the module log's line about a call of an unknown reducer."""
+    def no_such_reducer(self, name: str, kind: str = "reducer") -> None:
+        """Writes the module log's line about a call of an unknown reducer or procedure."""
         self.log.system(
-            f'External attempt to call nonexistent reducer "{name}" failed. '
-            "Have you run `spacetime generate` recently?",
+            f'External attempt to call nonexistent {kind} "{name}" failed. Have you run `spacetime generate` recently?',
             "Error",
             name,
         )
 
-    def log_bad_arguments(self, name: str) -> None:
+    def log_bad_arguments(self, name: str, kind: str = "reducer") -> None:
         """Writes the module log's line about a call whose arguments do not fit."""
         self.log.system(
-            f'External attempt to call reducer "{name}" failed, invalid arguments.\n'
+            f'External attempt to call {kind} "{name}" failed, invalid arguments.\n'
             "This is likely due to a mismatched client schema, have you run `spacetime generate` recently?",
             "Error",
             name,
         )
 
     def call_procedure(self, who: Caller, name: str, request_id: int, args: bytes) -> None:
-        """Procedures do not run here yet: every name is unknown."""
-        self.answer(Outcome.NO_SUCH_PROCEDURE, who, request_id, self.timestamp_us(), "No such procedure")
+        """Starts a procedure for a client; the answer comes when it ends."""
+        self.procedures.call(who, name, request_id, args)
 
     def connect(self, who: Caller, request_id: int, claims: str) -> None:
         """A client came: its rows and the module's hook in one transaction.
@@ -279,7 +288,7 @@ class Database:
             rows.handle.insert(rows.row_class(connection_id=int(who.connection_id), jwt_payload=claims))
             if hook is not None:
                 self.run(hook, who, timestamp, ())
-            deltas = self.store.commit()
+            deltas = self.commit()
         except BaseException as error:
             text = self.rolled_back(error, hook.name if hook else CONNECT_NAME, timestamp)[1]
             self.answer(Outcome.REFUSED, who, request_id, timestamp, text, started)
@@ -312,7 +321,7 @@ class Database:
             try:
                 self.run(hook, who, timestamp, ())
                 self._remove_client_rows(row, connection_id)
-                deltas = self.store.commit()
+                deltas = self.commit()
                 inputs = self._inputs(hook.log_name, who.log_key, timestamp, b"")
             except BaseException as error:
                 self.rolled_back(error, hook.name, timestamp)
@@ -326,6 +335,8 @@ class Database:
 
     def reader_gone(self, reader: int) -> None:
         """A reader process ended: all its clients went."""
+        self.procedures.forget_reader(reader)
+        self.views.reader_gone(reader)
         for slot, connection in [key for key in self.clients if key[0] == reader]:
             self.disconnect(slot, connection)
 
@@ -335,7 +346,7 @@ class Database:
         started = perf_counter_ns()
         try:
             counts = run_statement(self, text, who.identity, is_owner)
-            deltas = self.store.commit()
+            deltas = self.commit()
         except SqlError as error:
             self.store.rollback()
             self.answer(Outcome.SQL_ERROR, who, request_id, timestamp, str(error), started)
@@ -371,13 +382,16 @@ class Database:
         row = schedule.find(job.key)
         if row is None:
             return
+        if schedule.function_name in self.procedures.by_name:
+            self.procedures.run_job(job, schedule, row, self._self)
+            return
         reducer = self.by_name[schedule.function_name]
         timestamp = self.timestamp_us(job.due_us)
         started = perf_counter_ns()
         args = schedule.encode(row)
         try:
             self.run(reducer, self._self, timestamp, (row,))
-            deltas = self.store.commit()
+            deltas = self.commit()
         except BaseException as error:
             self.rolled_back(error, reducer.name, timestamp)
         else:
@@ -385,18 +399,25 @@ class Database:
             if deltas:
                 inputs = self._inputs(reducer.log_name, self._self.log_key, timestamp, args)
                 self.emit(deltas, inputs, timestamp, NO_READER, 0, 0, reducer.id, duration, 0)
+        if self.arm_next(job, schedule):
+            schedule.delete(job.key)
+            deltas = self.views.commit_regardless()
+            self.emit(deltas, MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
+
+    def arm_next(self, job: Job, schedule: ScheduleTable) -> bool:
+        """After a run: arms the next one of an interval. True if a one-shot row is left, to be deleted."""
         if self.scheduler.is_armed(job.table_id, job.key):
-            return  # the run set a new time
+            return False  # the run set a new time
         row = schedule.find(job.key)
         if row is None:
-            return
-        if isinstance(schedule.at(row), Interval):
-            interval = abs(int(schedule.at(row).value))
-            due = next_tick_us(job.due_us, interval, max(self._clock(), timestamp))
-            self.scheduler.arm(job.table_id, job.key, due, interval)
-            return
-        schedule.delete(job.key)
-        self.emit(self.store.commit(), MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
+            return False
+        at = schedule.at(row)
+        if not isinstance(at, Interval):
+            return True
+        interval = abs(int(at.value))
+        due = next_tick_us(job.due_us, interval, max(self._clock(), self._last_us))
+        self.scheduler.arm(job.table_id, job.key, due, interval)
+        return False
 
     def _arm(self, deltas: list[TableDelta]) -> None:
         """Follows committed changes of schedule tables. A row whose time did not change stays where it is in the
@@ -451,7 +472,7 @@ class Database:
         always_logged: bool = False,
     ) -> None:
         """Counts the transaction, if it is one for the log, and appends its record."""
-        if deltas or always_logged:
+        if (deltas and not deltas[0].flags & UNLOGGED) or always_logged:
             self.horizon += 1
             flags |= LOGGED
             if self._schedules:
@@ -488,7 +509,9 @@ class Database:
         if isinstance(error, BudgetExceeded):
             self.log.system(f"{function} was stopped: it ran longer than {self.budget.limit_s:g} s", "Error")
             return Outcome.OUT_OF_ENERGY, OUT_OF_ENERGY
-        if isinstance(error, MemoryError):
+        if isinstance(error, ViewFailed):
+            self.views.log_failure(error)
+        elif isinstance(error, MemoryError):
             self.log.system("out of memory", "Error", function)
         else:
             self.log.panic(error, function)
@@ -525,7 +548,13 @@ class Database:
         self.store.tables[ST_CLIENT].handle.delete(row)
         self.store.tables[ST_CONNECTION_CREDENTIALS].handle.connection_id.delete(connection_id)
 
-    def _claims(self, connection_id: ConnectionId) -> str | None:
+    @property
+    def view_db(self) -> Any:
+        """Handles that only read."""
+        return self._context.view_db
+
+    def claims_of(self, connection_id: ConnectionId) -> str | None:
+        """The claims a connection came with, as JSON text."""
         row = self.store.tables[ST_CONNECTION_CREDENTIALS].handle.connection_id.find(int(connection_id))
         return None if row is None else row.jwt_payload
 

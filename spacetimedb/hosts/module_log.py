@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from threading import get_ident
 from typing import Final
 
 import msgspec
@@ -27,11 +28,18 @@ _LEVELS: Final = ((logging.ERROR, "Error"), (logging.WARNING, "Warn"), (logging.
 
 
 class ModuleLog(logging.Handler):
-    """Collects lines until the owner takes them. `clock` gives microseconds; `function` is set around every call."""
+    """Collects lines until the owner takes them. `clock` gives microseconds; `function` is set around every call.
+
+    Threads may log too: `thread_functions` has the function that each of them runs, `wake` is called for their lines.
+    There is no lock, on purpose: the budget's signal may end a call anywhere, also while it holds one. Lines are added
+    and taken by single operations on a list.
+    """
 
     def __init__(self, clock: Callable[[], int]) -> None:
         super().__init__(level=0)
         self.function: str | None = None
+        self.thread_functions: dict[int, str] = {}
+        self.wake: Callable[[], None] | None = None
         self._clock = clock
         self._lines: list[bytes] = []
         self._dropped = 0
@@ -43,17 +51,31 @@ class ModuleLog(logging.Handler):
         logger.propagate = False
         self.logger = logger
 
+    def createLock(self) -> None:
+        """No lock; see the class."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As `logging.Handler.handle`, without its lock."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging` for everything the module logs."""
         level = next((name for floor, name in _LEVELS if record.levelno >= floor), "Trace")
         message = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             message += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
-        self._add(level, self._clock(), record.name, record.filename, record.lineno, self.function, message, None)
+        self._add(level, self._clock(), record.name, record.filename, record.lineno, self._running(), message, None)
 
     def print_line(self, text: str) -> None:
         """What the module prints becomes a line of level Info."""
-        self._add("Info", self._clock(), PROGRAM_NAME, None, None, self.function, text, None)
+        self._add("Info", self._clock(), PROGRAM_NAME, None, None, self._running(), text, None)
+
+    def _running(self) -> str | None:
+        """The function that runs in this thread."""
+        threads = self.thread_functions
+        return threads.get(get_ident(), self.function) if threads else self.function
 
     def system(self, message: str, level: str = "Info", function: str = SYSTEM, ts: int | None = None) -> None:
         """A line of the server itself, or about the call of `function`."""
@@ -94,6 +116,8 @@ class ModuleLog(logging.Handler):
             if value is not None:
                 line[key] = value
         self._lines.append(_encode(line) + b"\n")
+        if self.wake is not None and get_ident() in self.thread_functions:
+            self.wake()
 
     @property
     def pending(self) -> bool:
@@ -102,10 +126,16 @@ class ModuleLog(logging.Handler):
 
     def take(self) -> list[bytes]:
         """All lines since the last call, each a JSON object and a newline."""
-        lines, self._lines = self._lines, []
+        lines = self._take_lines()
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self.system(f"{dropped} log lines were dropped: more than {MAX_PENDING_LINES} at once", "Warn")
-            lines += self._lines
-            self._lines = []
+            lines += self._take_lines()
+        return lines
+
+    def _take_lines(self) -> list[bytes]:
+        """Other threads may append meanwhile."""
+        count = len(self._lines)
+        lines = self._lines[:count]
+        del self._lines[:count]
         return lines
