@@ -10,10 +10,14 @@ import time
 from collections import deque
 from urllib.parse import urlsplit
 
+import v1_view
+from v1_view import V1Message
+
 from spacetimedb.protocol import v2_client
 from spacetimedb.protocol.frames import BINARY, CLOSE, CONTINUATION, PING_OPCODE, PONG_OPCODE, TEXT, unmask
 from spacetimedb.protocol.v2_client import ServerMessage
 
+Received = ServerMessage | V1Message
 PATIENCE = 10.0
 """Seconds to wait for what must come."""
 
@@ -36,6 +40,13 @@ class Ended(Exception):
         self.reason = reason
 
 
+def decode(protocol: str, message: bytes) -> list[Received]:
+    """The server messages in one WebSocket message."""
+    if protocol.startswith("v1"):
+        return [v1_view.decode(message, protocol == "v1.json.spacetimedb")]
+    return [*v2_client.decode_frame(message)]
+
+
 class SessionClient:
     """One connection. `protocol` is the chosen subprotocol."""
 
@@ -47,7 +58,7 @@ class SessionClient:
         self._socket = socket.create_connection((address.hostname, address.port or 80), PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
-        self._messages: deque[ServerMessage] = deque()
+        self._messages: deque[Received] = deque()
         self._fragments: list[bytes] = []
         self._opcode = 0
         self.pongs: list[bytes] = []
@@ -135,14 +146,14 @@ class SessionClient:
 
     # Receiving
 
-    def receive(self, seconds: float = PATIENCE) -> ServerMessage:
+    def receive(self, seconds: float = PATIENCE) -> Received:
         """The next message. Raises TimeoutError, Ended."""
         deadline = time.monotonic() + seconds
         while not self._messages:
             self._frame(deadline - time.monotonic())
         return self._messages.popleft()
 
-    def receive_all(self) -> tuple[list[ServerMessage], Ended]:
+    def receive_all(self) -> tuple[list[Received], Ended]:
         """All messages until the connection ends, and how it ended. Raises TimeoutError."""
         try:
             while True:
@@ -173,11 +184,12 @@ class SessionClient:
         elif opcode == PONG_OPCODE:
             self.pongs.append(payload)
         else:
-            assert opcode in (BINARY, CONTINUATION), "text from a binary protocol"
+            expected = TEXT if self.protocol == "v1.json.spacetimedb" else BINARY
+            assert opcode in (expected, CONTINUATION), "text from a binary protocol, or the other way round"
             self._fragments.append(payload)
             if first & 0x80:
                 message, self._fragments = b"".join(self._fragments), []
-                decoded = v2_client.decode_frame(message)
+                decoded = decode(self.protocol, message)
                 assert self.protocol.startswith("v3") or len(decoded) == 1
                 self._messages.extend(decoded)
 
