@@ -117,6 +117,9 @@ class LogSchema:
                 columns = self._columns.get(described, {})
                 if columns.get(position) == row:
                     del columns[position]
+                    if described >= FIRST_USER_ID:
+                        self.row_types.pop(described, None)
+                        self._splitters.pop(described, None)
         elif table_id == ST_TABLE_ID:
             for row in rows:
                 described = unpack_from("<I", row)[0]

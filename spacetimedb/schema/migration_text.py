@@ -254,6 +254,20 @@ def debug_value(t: AlgebraicType, data: bytes) -> list[str]:
     return lines
 
 
+def debug_line(t: AlgebraicType, data: bytes) -> str:
+    """The same on one line, as errors print values."""
+    text = ""
+    for line in map(str.lstrip, debug_value(t, data)):
+        if line[0] in ")]}":
+            text = text.removesuffix(", ").removesuffix(" ")
+            text += (" " if line[0] == "}" else "") + line
+        else:
+            text += line
+        if text.endswith(("{", ",")):
+            text += " "
+    return text
+
+
 def _debug_value(t: AlgebraicType, data: bytes, at: int) -> tuple[list[str], int]:
     match t:
         case Primitive(kind):

@@ -222,10 +222,7 @@ class CatalogueWriter:
         result.table_ids[table.name] = table_id
         self.add(ST_TABLE_ID, _table_row(table_id, table))
         self.add(ST_TABLE_ACCESSOR_ID, StTableAccessor(table.name, table.accessor_name))
-        for row in _column_rows(table_id, table.columns):
-            self.add(ST_COLUMN_ID, row)
-        for column in table.columns[1:] if is_view else table.columns:
-            self.add(ST_COLUMN_ACCESSOR_ID, StColumnAccessor(table.name, column.name, column.accessor_name))
+        self.add_columns(table_id, table, is_view=is_view)
         schedule = table.schedule
         if schedule is not None:
             schedule_id = self.next_id(ST_SCHEDULED_ID)
@@ -243,6 +240,13 @@ class CatalogueWriter:
         for sequence in sorted(table.sequences, key=lambda sequence: sequence.name):
             self.add_sequence(table_id, sequence)
         return table_id
+
+    def add_columns(self, table_id: int, table: TableDef, *, is_view: bool = False) -> None:
+        """The rows of all columns of a table."""
+        for row in _column_rows(table_id, table.columns):
+            self.add(ST_COLUMN_ID, row)
+        for column in table.columns[1:] if is_view else table.columns:
+            self.add(ST_COLUMN_ACCESSOR_ID, StColumnAccessor(table.name, column.name, column.accessor_name))
 
     def add_index(self, table_id: int, index: IndexDef, *, has_accessor: bool = True) -> int:
         """The rows of an index; its id."""

@@ -8,6 +8,7 @@ running transaction has written to; it is the only thing looked at when nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import msgspec
@@ -74,10 +75,8 @@ class Store:
     def drop_table(self, table_id: int) -> None:
         """Removes a table and retires its rows. It must have no uncommitted changes."""
         table = self.tables[table_id]
-        table.drop()
+        self.retire(table)
         del self.tables[table_id], self.by_name[table.name]
-        self._moved.difference_update(table.sequences)
-        self._behind.difference_update(table.sequences)
 
     def reload(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
         """Puts a table with another row class or other indexes in the place of one with the same column types.
@@ -85,12 +84,61 @@ class Store:
         Rows keep their refs, sequences their state. Raises ValueError, and leaves the old table, if the rows violate
         a new unique index. Handles of the old table must not be used any more.
         """
+        table = self.rebuilt(table_id, definition, shape, is_ephemeral=is_ephemeral)
+        self.exchange(self.tables | {table_id: table})
+        return table
+
+    # Tables beside the present ones: for changes of several tables that happen together or not at all
+
+    def rebuilt(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
+        """What `reload` would put in the place of the table; the store stays as it is. Raises ValueError."""
         old = self.tables[table_id]
         table = self._make(table_id, definition, shape, is_ephemeral, old.sequences)
         table.adopt_from(old)
-        del self.by_name[old.name]
-        self.tables[table_id] = self.by_name[definition.name] = table
         return table
+
+    def successor(
+        self, old: Table, table_id: int, definition: TableDef, shape: ProductShape, images: SequenceOf[bytes]
+    ) -> Table:
+        """A table with an id and refs of its own that goes on with the old one's sequences, which must have rows in
+        st_sequence already; not in the store. Raises ValueError, UniqueViolation."""
+        table = self._make(table_id, definition, shape, False)
+        known = {sequence.definition: sequence for sequence in old.sequences}
+        for sequence in table.sequences:
+            self._bind(sequence)
+            before = known.get(sequence.definition)
+            if before is not None and before.is_bound:
+                sequence.value, sequence.allocated = before.value, before.allocated
+        table.load(images)
+        return table
+
+    def fresh(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
+        """What `add_table` would make; the store stays as it is. Raises ValueError."""
+        return self._make(table_id, definition, shape, is_ephemeral)
+
+    def exchange(self, tables: Mapping[int, Table]) -> dict[int, Table]:
+        """Makes these the tables of the store and returns those of before: exchanging again undoes it.
+
+        Rows of tables that are gone stay in the heap until `retire`.
+        """
+        before = dict(self.tables)
+        self.tables.clear()
+        self.by_name.clear()
+        for table_id, table in tables.items():
+            self.tables[table_id] = self.by_name[table.name] = table
+        return before
+
+    def retire(self, table: Table) -> None:
+        """Retires the rows of a table that is in the store no more. It must have no uncommitted changes."""
+        table.drop()
+        self._moved.difference_update(table.sequences)
+        self._behind.difference_update(table.sequences)
+
+    def discard(self, table: Table) -> None:
+        """Gives back the rows of a table that nobody has ever seen: one of `fresh` or `successor`."""
+        self.heap.release(list(table.refs_by_key.values()))
+        self._moved.difference_update(table.sequences)
+        self._behind.difference_update(table.sequences)
 
     def _make(
         self,
@@ -180,6 +228,12 @@ class Store:
         sequence.advance()
         self._moved.add(sequence)
         self._write_row(sequence)
+
+    def resume(self, table_id: int, next_value: int) -> None:
+        """The numbers of the table's one sequence go on here; its row in st_sequence has reserved them."""
+        (sequence,) = self.tables[table_id].sequences
+        self._bind(sequence)
+        sequence.value = next_value
 
     def _bind(self, sequence: Sequence) -> None:
         """Takes over the state that st_sequence has for it."""

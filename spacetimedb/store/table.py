@@ -259,7 +259,12 @@ class Table:
 
         Raises UniqueViolation or, if a row comes twice, ValueError; the table is of no use then.
         """
-        self._adopt(images, list(map(self._heap.put, images)))
+        refs = list(map(self._heap.put, images))
+        try:
+            self._adopt(images, refs)
+        except BaseException:
+            self._heap.release(refs)
+            raise
 
     def apply(self, deletes: Sequence[bytes], inserts: Sequence[bytes], is_truncated: bool = False) -> None:
         """Replays a logged change. With `is_truncated` all rows go, whatever `deletes` lists.
