@@ -13,12 +13,12 @@ from __future__ import annotations
 import selectors
 import socket
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, TypeAlias
 
 import trio
 
-from spacetimedb.protocol import frames, v2
+from spacetimedb.protocol import frames, v1, v2
 from spacetimedb.types.special import ConnectionId, Identity
 
 if TYPE_CHECKING:
@@ -37,8 +37,22 @@ SWEEP_S: Final = 5.0
 CONNECTING, OPEN, CLOSING, GONE = range(4)
 
 
+Message: TypeAlias = v2.ClientMessage | v1.ClientMessage
+Parse: TypeAlias = Callable[[bytes, bool], Sequence[Message]]
+"""(payload of a WebSocket message, whether it may hold several) -> messages; raises ClientDecodeError."""
+
+
+def _refuse_text(_payload: bytes, several: bool) -> NoReturn:
+    raise v2.ClientDecodeError(v2.TEXT_ON_V3 if several else v2.TEXT_ON_V2)
+
+
 class Client:
     """State of one connection. Messages wait in `messages` until the link flushes the batch."""
+
+    parse: ClassVar[staticmethod[[bytes, bool], Sequence[Message]]] = staticmethod(v2.parse_messages)
+    parse_text: ClassVar[staticmethod[[bytes, bool], Sequence[Message]]] = staticmethod(_refuse_text)
+    pack: ClassVar[staticmethod[[Sequence[bytes]], bytes]] = staticmethod(v2.pack_v2)
+    """Server messages as WebSocket messages of one each."""
 
     __slots__ = (
         "backlog",
@@ -96,7 +110,7 @@ class Client:
         self.splitter = frames.FrameSplitter()
         self.state = CONNECTING
         self.pending_calls = 0
-        self.deferred: deque[v2.ClientMessage] = deque()
+        self.deferred: deque[Message] = deque()
         """Messages that wait for the answers of earlier calls, or for the connection to be accepted."""
         self.waiting = False
         """The first deferred message waits for a table's refs."""
@@ -179,11 +193,11 @@ class Lane:
             found = error.frames
         for opcode, payload in found:
             if opcode == frames.BINARY:
-                self._receive(client, payload)
+                self._receive(client, payload, client.parse)
             elif opcode == frames.PONG_OPCODE:
                 client.pinged_at = 0.0
             elif opcode == frames.TEXT:
-                self.close(client, v2.DECODE_ERROR_CLOSE, v2.TEXT_ON_V3 if client.several else v2.TEXT_ON_V2)
+                self._receive(client, payload, client.parse_text)
             else:
                 if opcode == frames.CLOSE:
                     client.state = max(client.state, CLOSING)
@@ -195,11 +209,11 @@ class Lane:
             else:
                 self.close(client, violation.close_code, violation.text)
 
-    def _receive(self, client: Client, payload: bytes) -> None:
+    def _receive(self, client: Client, payload: bytes, parse: Parse) -> None:
         if client.state > OPEN:
             return
         try:
-            messages = v2.parse_messages(payload, client.several)
+            messages = parse(payload, client.several)
         except v2.ClientDecodeError as error:
             client.link.receive(client, error.messages)
             self.close(client, error.close_code, error.text)

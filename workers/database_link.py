@@ -25,19 +25,23 @@ from spacetimedb.memory.heap import RowReader
 from spacetimedb.memory.mailbox import MailboxWriter
 from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import ReaderDropped, RingReader
-from spacetimedb.protocol import v2
+from spacetimedb.protocol import v1, v2
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown, Subscriptions
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.catalog import DatabaseCatalog
-from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane
+from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane, Message
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
+from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+    from spacetimedb.subscriptions.query import Query
+    from spacetimedb.subscriptions.query_sets import OneOff
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
@@ -45,6 +49,7 @@ MAX_DRAIN_BYTES: Final = 8 << 20
 _COMMIT: Final = Layout("<IBBHQqHHIII")
 """Head of a commit record up to the duration."""
 _U32: Final = Layout("<I")
+_CALLS: Final = frozenset({v2.CALL_REDUCER, v2.CALL_PROCEDURE, v1.CALL_REDUCER, v1.CALL_PROCEDURE})
 _OK: Final = Layout("<BIqBII")
 """ReducerResult Ok with no return value and no query sets."""
 
@@ -67,6 +72,8 @@ class DatabaseLink:
         self.up = up
         self.catalog = DatabaseCatalog(up)
         self.clients: dict[int, Client] = {}
+        """Those that speak v2 or v3."""
+        self.v1 = V1Clients(self)
         self.waiters: dict[int, Waiter] = {}
         self._next_number = 1
         self.outgoing: list[bytes] = []
@@ -119,14 +126,17 @@ class DatabaseLink:
 
     def connect(self, client: Client, claims: str) -> None:
         """Announces a client to the actor; it is greeted, or dropped, when the answer comes."""
-        self.clients[client.number] = client
+        if isinstance(client, V1Client):
+            self.v1.clients[client.number] = client
+        else:
+            self.clients[client.number] = client
         body = bytes(client.identity) + bytes(client.connection_id) + claims.encode()
         self.outgoing.append(mail.request(mail.CONNECT, 0, client.number, 0, body))
         self.post()
 
     def leave(self, client: Client) -> None:
         """A client is gone, or is going: it gets nothing more and the actor hears of it. Idempotent."""
-        if self.clients.pop(client.number, None) is None:
+        if self.clients.pop(client.number, None) is None and self.v1.clients.pop(client.number, None) is None:
             return
         client.deferred.clear()
         self.touched.discard(client)
@@ -137,7 +147,7 @@ class DatabaseLink:
             self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
             self.post()
 
-    def receive(self, client: Client, messages: Iterable[v2.ClientMessage]) -> None:
+    def receive(self, client: Client, messages: Iterable[Message]) -> None:
         """Messages of a client, in order. Calls go out with the next `post`; the rest is executed in its turn."""
         reducer_ids, generation = self.catalog.reducer_ids, self.catalog.generation_bits
         outgoing, number, head = self.outgoing, client.number, mail.REQUEST_HEAD.pack
@@ -160,6 +170,9 @@ class DatabaseLink:
             elif message[0] == v2.CALL_PROCEDURE:
                 _tag, request_id, name, args = message
                 outgoing.append(mail.request(mail.PROCEDURE, 0, number, request_id, mail.named(name, args)))
+            elif message[0] == v1.CALL_REDUCER or message[0] == v1.CALL_PROCEDURE:
+                assert isinstance(client, V1Client)
+                self.v1.call(client, message)
             elif client.pending_calls:
                 client.deferred.append(message)
             else:
@@ -169,13 +182,13 @@ class DatabaseLink:
                 if client.deferred or client.pending_calls or not self._execute(client, message):
                     client.deferred.append(message)
 
-    def _run_deferred(self, client: Client) -> None:
+    def run_deferred(self, client: Client) -> None:
         """Executes what waited, as far as it can be, at the present place of the ring."""
         client.waiting = False
         deferred = client.deferred
         while deferred and client.state == OPEN:
             message = deferred[0]
-            if message[0] in (v2.CALL_REDUCER, v2.CALL_PROCEDURE):
+            if message[0] in _CALLS:
                 deferred.popleft()
                 rest, client.deferred = deferred, type(deferred)()
                 self.receive(client, (message,))
@@ -186,67 +199,88 @@ class DatabaseLink:
             else:
                 deferred.popleft()
 
-    def _execute(self, client: Client, message: v2.ClientMessage) -> bool:
+    def _execute(self, client: Client, message: Message) -> bool:
         """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
         if message[0] == v2.SUBSCRIBE:
             return self._subscribe(client, message)
         if message[0] == v2.UNSUBSCRIBE:
             return self._unsubscribe(client, message)
-        assert message[0] == v2.ONE_OFF_QUERY
-        return self._one_off(client, message)
+        if message[0] == v2.ONE_OFF_QUERY:
+            return self._one_off(client, message)
+        assert isinstance(message, v1.MESSAGES)
+        assert isinstance(client, V1Client)
+        return self.v1.execute(client, message)
 
     def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
         _tag, request_id, set_id, texts = message
-        catalog = self.catalog.for_caller(client.identity)
         try:
             if self.subscriptions.has_set(client.number, set_id):
                 raise QuerySetInUse
-            queries = self.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
-            if not self._have_tables(client, {t for query in queries for t in query.stored_tables}):
+            queries = self.queries(client, texts)
+            if queries is None:
                 return False
             rows = self.subscriptions.subscribe(client.number, set_id, queries)
         except QuerySetInUse:
-            text = f"Subscription with id QuerySetId {{ id: {set_id} }} already exists for client: {_who(client)}"
-            self._tell(client, v2.subscription_error(request_id, set_id, text))
+            self.tell(client, v2.subscription_error(request_id, set_id, self.set_in_use(client, set_id)))
         except SqlError as error:
-            self._tell(client, v2.subscription_error(request_id, set_id, str(error)))
+            self.tell(client, v2.subscription_error(request_id, set_id, str(error)))
         else:
-            self._tell(client, v2.subscribe_applied(request_id, set_id, rows), self.position_horizon)
+            self.tell(client, v2.subscribe_applied(request_id, set_id, rows), self.position_horizon)
         return True
 
     def _unsubscribe(self, client: Client, message: v2.Unsubscribe) -> bool:
         _tag, request_id, set_id, send_dropped = message
         try:
-            if send_dropped and not self._have_tables(client, self.subscriptions.tables_of(client.number, set_id)):
+            if send_dropped and not self.have_tables(client, self.subscriptions.tables_of(client.number, set_id)):
                 return False
             rows = self.subscriptions.unsubscribe(client.number, set_id, send_dropped)
         except QuerySetUnknown:
-            if self.subscriptions.has_client(client.number):
-                text = f"Subscription not found: ({_who(client)}, QuerySetId {{ id: {set_id} }})"
-            else:
-                text = f"Client not found: {_who(client)}"
-            self._tell(client, v2.subscription_error(request_id, set_id, text))
+            self.tell(client, v2.subscription_error(request_id, set_id, self.set_unknown(client, set_id)))
         else:
-            self._tell(client, v2.unsubscribe_applied(request_id, set_id, rows), self.position_horizon)
+            self.tell(client, v2.unsubscribe_applied(request_id, set_id, rows), self.position_horizon)
             self.forget_unused_tables()
         return True
 
     def _one_off(self, client: Client, message: v2.OneOffQuery) -> bool:
         _tag, request_id, text = message
-        catalog = self.catalog.for_caller(client.identity)
         try:
-            query = self.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
-            if not self._have_tables(client, query.stored_tables):
-                return False
-            table = self.subscriptions.one_off_rows(query)
+            found = self.one_off(client, text)
         except SqlError as error:
-            self._tell(client, v2.one_off_err(request_id, str(error)))
-        else:
-            self._tell(client, v2.one_off_ok(request_id, [table]), self.position_horizon)
-            self.forget_unused_tables()
+            self.tell(client, v2.one_off_err(request_id, str(error)))
+            return True
+        if found is None:
+            return False
+        self.tell(client, v2.one_off_ok(request_id, [found[1]]), self.position_horizon)
         return True
 
-    def _tell(self, client: Client, message: bytes, horizon: int = 0) -> None:
+    def queries(self, client: Client, texts: Iterable[str]) -> list[Query] | None:
+        """The queries of a Subscribe; None: tables must come first. Raises SqlError."""
+        catalog = self.catalog.for_caller(client.identity)
+        queries = self.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
+        return queries if self.have_tables(client, {t for query in queries for t in query.stored_tables}) else None
+
+    def one_off(self, client: Client, text: str) -> tuple[OneOff, bytes] | None:
+        """A query and its answer (SingleTableRows); None: tables must come first. Raises SqlError."""
+        catalog = self.catalog.for_caller(client.identity)
+        query = self.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
+        if not self.have_tables(client, query.stored_tables):
+            return None
+        rows = self.subscriptions.one_off_rows(query)
+        self.forget_unused_tables()
+        return query, rows
+
+    def set_in_use(self, client: Client, set_id: int) -> str:
+        """The text for a query set id, or in v1 a query id, that the client has already."""
+        return f"Subscription with id QuerySetId {{ id: {set_id} }} already exists for client: {_who(client)}"
+
+    def set_unknown(self, client: Client, set_id: int) -> str:
+        """The text for a query set, or in v1 a query, that the client does not have."""
+        if self.subscriptions.has_client(client.number):
+            return f"Subscription not found: ({_who(client)}, QuerySetId {{ id: {set_id} }})"
+        return f"Client not found: {_who(client)}"
+
+    def tell(self, client: Client, message: bytes, horizon: int = 0) -> None:
+        """Queues a message that says nothing of transactions later than `horizon`."""
         client.messages.append(message)
         if horizon > client.horizon:
             client.horizon = horizon
@@ -254,12 +288,12 @@ class DatabaseLink:
 
     # -- tables
 
-    def _have_tables(self, client: Client, table_ids: Iterable[int]) -> bool:
+    def have_tables(self, client: Client, table_ids: Iterable[int]) -> bool:
         """Whether all tables are known here; if not, they are asked for and the client goes on when they come."""
         missing = [t for t in table_ids if t not in self._rows]
         if missing:
             client.waiting = True
-            self._ask(missing[0], lambda: self._run_deferred(client))
+            self._ask(missing[0], lambda: self.run_deferred(client))
         return not missing
 
     def _ask(self, table_id: int, then: Callable[[], None]) -> None:
@@ -384,7 +418,8 @@ class DatabaseLink:
                 if tables:
                     groups = self._changes(data, at, tables, flags)
                     if groups:
-                        update = self._spread(groups, number if caller == reader else 0, horizon)
+                        own = number if caller == reader else 0
+                        update = self._spread(groups, own, horizon, 0 if reducer == NO_REDUCER else request_id)
                 if caller == reader and reducer != NO_REDUCER:
                     client = clients.get(number)
                     if client is not None:
@@ -397,7 +432,9 @@ class DatabaseLink:
                         touched.add(client)
                         client.pending_calls -= 1
                         if client.deferred and not client.pending_calls and not client.waiting:
-                            self._run_deferred(client)
+                            self.run_deferred(client)
+                    elif number in self.v1.clients:
+                        self.v1.committed(number, update, timestamp, duration, horizon)
                     elif self.waiters:
                         waiter = self.waiters.get(number)
                         if waiter is not None:
@@ -428,7 +465,9 @@ class DatabaseLink:
             return []
         return self.subscriptions.evaluate(found)
 
-    def _spread(self, groups: list[tuple[bytes, Collection[int]]], caller: int, horizon: int) -> bytes | None:
+    def _spread(
+        self, groups: list[tuple[bytes, Collection[int]]], caller: int, horizon: int, request_id: int
+    ) -> bytes | None:
         """Queues a TransactionUpdate for everybody in the groups but the caller, whose update is returned."""
         own = None
         clients, touched, shared = self.clients, self.touched, self._shared
@@ -445,6 +484,8 @@ class DatabaseLink:
                     if horizon > client.horizon:
                         client.horizon = horizon
                     touched.add(client)
+                elif number in self.v1.clients:
+                    self.v1.spread(number, update, request_id, horizon)
         return own
 
     def _other(self, kind: int, record: bytes) -> None:
@@ -478,29 +519,31 @@ class DatabaseLink:
             return
         client = self.clients.get(number)
         if client is None:
+            if number in self.v1.clients:
+                self.v1.answer(number, outcome, request_id, horizon, timestamp, duration, body)
             return
         if outcome == Outcome.CONNECTED:
             client.state = OPEN
-            self._tell(client, v2.initial_connection(client.identity, client.connection_id, client.token))
-            self._run_deferred(client)
+            self.tell(client, v2.initial_connection(client.identity, client.connection_id, client.token))
+            self.run_deferred(client)
             return
         if outcome == Outcome.REFUSED:
             self.lane.drop(client)
             return
         if outcome == Outcome.RETURNED:
-            self._tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
+            self.tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
             return
         text = body.decode()
         if outcome in (Outcome.PROCEDURE_FAILED, Outcome.NO_SUCH_PROCEDURE, Outcome.BAD_PROCEDURE_ARGUMENTS):
-            self._tell(client, v2.procedure_result_internal(request_id, text))
+            self.tell(client, v2.procedure_result_internal(request_id, text))
             return
         if outcome == Outcome.ERROR:
-            self._tell(client, v2.reducer_result_err(request_id, timestamp, text))
+            self.tell(client, v2.reducer_result_err(request_id, timestamp, text))
         else:
-            self._tell(client, v2.reducer_result_internal(request_id, timestamp, text))
+            self.tell(client, v2.reducer_result_internal(request_id, timestamp, text))
         client.pending_calls -= 1
         if client.deferred and not client.pending_calls and not client.waiting:
-            self._run_deferred(client)
+            self.run_deferred(client)
 
     def _follow_log(self, record: bytes) -> None:
         if self.log_followers:
@@ -522,6 +565,10 @@ class DatabaseLink:
         self._frames.clear()
         self._shared.clear()
 
+    def keep_for_batch(self, message: bytes) -> None:
+        """Keeps a message until `flush` ends, so that no other gets its id meanwhile; see `flush_client`."""
+        self._shared.append(message)
+
     def flush_client(self, client: Client) -> None:
         """Frames and sends the messages of one client."""
         messages = client.messages
@@ -532,14 +579,14 @@ class DatabaseLink:
             message = messages[0]
             data = self._frames.get(id(message))
             if data is None:
-                data = v2.pack_v2(messages)
+                data = client.pack(messages)
                 if message[0] == 4:
                     # Shared by several clients; `_shared` keeps it alive, so its id stays its own during this batch.
                     self._frames[id(message)] = data
         elif client.several:
             data = v2.pack_v3(messages)
         else:
-            data = v2.pack_v2(messages)
+            data = client.pack(messages)
         client.messages = []
         if client.confirmed and (client.held or client.horizon > self.durable):
             client.held.append((client.horizon, data))
@@ -611,7 +658,7 @@ class DatabaseLink:
     def go_down(self) -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
         self.down = True
-        for client in list(self.clients.values()):
+        for client in [*self.clients.values(), *self.v1.clients.values()]:
             self.lane.close(client, v2.MODULE_EXITED_CLOSE, v2.MODULE_EXITED)
         for waiter in self.waiters.values():
             waiter.event.set()

@@ -188,7 +188,7 @@ class Reader:
                 block, slot = link.control, self.number
                 for word, value in (
                     (words.READER_PID, os.getpid()),
-                    (words.READER_CONNECTIONS, len(link.clients)),
+                    (words.READER_CONNECTIONS, len(link.clients) + len(link.v1.clients)),
                     (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
                     (words.READER_CALLS, link.calls_received),
                     (words.READER_MESSAGES, link.messages_sent),

@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed, wrap_server_stream
 from spacetimedb.http.upgrade import Upgrade
 from spacetimedb.workers.client import CLOSING, GONE, Client, Lane
 from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.v1_clients import CLIENT_CLASSES
 
 HANDSHAKE_S: Final = 10.0
 CLOSE_HANDSHAKE_S: Final = 0.25
@@ -84,7 +85,7 @@ async def serve_websocket(
         if handshake.cancelled_caught or link.down:
             nursery.cancel_scope.cancel()
             return
-        client = Client(
+        client = CLIENT_CLASSES.get(upgrade.protocol, Client)(
             stream.socket._sock,  # type: ignore[attr-defined]
             link,
             link.new_number(),

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from spacetimedb.auth.tokens import Claims
-from spacetimedb.protocol.v2 import V2, V3
+from spacetimedb.protocol.v2 import V1_BSATN, V1_JSON, V2, V3
 from spacetimedb.types.special import ConnectionId
 
 from .backend import DatabaseInfo
@@ -21,7 +21,7 @@ from .exchange import Exchange, resolve_database
 from .messages import Headers, HttpError
 from .query import boolean, connection_id, read_query, variant
 
-PROTOCOLS: Final = (V3, V2)
+PROTOCOLS: Final = (V3, V2, V1_BSATN, V1_JSON)
 """Subprotocols this server speaks, in its order of preference: the first one a client offers is taken."""
 CONFIRMED_BY_DEFAULT: Final = frozenset({V3, V2})
 

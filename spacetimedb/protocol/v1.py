@@ -82,6 +82,8 @@ def client_message(arguments: AlgebraicType) -> Sum:
 
 FIRST_TAG: Final = 16
 """Tags of v1 messages inside this server start here, so that they are told apart from those of v2."""
+CALL_REDUCER: Final[Literal[16]] = 16
+CALL_PROCEDURE: Final[Literal[23]] = 23
 
 
 class CallReducer(NamedTuple):
@@ -155,7 +157,7 @@ ClientMessage: TypeAlias = (
     | CallProcedure
 )
 
-_KINDS: Final[tuple[Callable[..., ClientMessage], ...]] = (
+MESSAGES: Final = (
     CallReducer,
     Subscribe,
     OneOffQuery,
@@ -165,6 +167,8 @@ _KINDS: Final[tuple[Callable[..., ClientMessage], ...]] = (
     UnsubscribeMulti,
     CallProcedure,
 )
+"""Their kinds by tag."""
+_KINDS: Final[tuple[Callable[..., ClientMessage], ...]] = MESSAGES
 CLIENT_MESSAGE: Final = client_message(BYTES)
 _CLIENT_CODEC: Final = codec(shape_of(CLIENT_MESSAGE))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from v1_view import view
+from v1_view import Viewer
 
 from spacetimedb.protocol import v1, v1_json, v2
 from spacetimedb.protocol.v2 import ClientDecodeError
@@ -57,7 +57,7 @@ def test_binary_client_message(vector: dict[str, Any]) -> None:
 def test_binary_server_message(vector: dict[str, Any]) -> None:
     body = bytes.fromhex(vector["bsatn_hex"])
     value = BSATN_CODEC.decode_exact(body)
-    assert view(v1.SERVER_MESSAGE, value) == vector["message"]
+    assert Viewer().view(v1.SERVER_MESSAGE, value) == vector["message"]
     assert v1.Bsatn().encode(value) == body
     frame = bytes.fromhex(vector["frame_hex"])
     assert v1.Bsatn().pack([body]).endswith(frame)

@@ -11,7 +11,9 @@ import struct
 from typing import Any
 
 from message_view import server_view
+from v1_view import IDENTITY_TOKEN, V1Message, message_view
 
+from spacetimedb.protocol.v1 import UNKNOWN_REDUCER
 from spacetimedb.protocol.v2_client import InitialConnection, RowList, ServerMessage
 
 # Column types of the probe module: the name of a scalar, ("option" | "array", type), ("sum", variants) or
@@ -162,16 +164,97 @@ def rows_view(table: str, rows: RowList, names: Names) -> dict[str, Any]:
             values.append(value)
         assert at == len(row), f"row of {table} has {len(row) - at} bytes too many"
         decoded.append(values)
-    for column, kind in enumerate(columns):
+    name_autos(table, decoded, names)
+    return {"rows": decoded}
+
+
+def name_autos(table: str, decoded: list[list[Any]], names: Names) -> None:
+    for column, kind in enumerate(COLUMNS[table]):
         if kind == "auto" and decoded:
             smallest = min(values[column] for values in decoded)
             for values in decoded:
                 values[column] = names.auto(table, values[column], smallest)
+
+
+def _json_value(kind: Type, value: Any, names: Names) -> Any:
+    """A value of a JSON row, in the object or the array shape."""
+    if kind in ("identity", "connection", "timestamp", "duration"):
+        (value,) = value.values() if isinstance(value, dict) else value
+        if kind == "identity":
+            return names.name(kind, f"{int(value, 16):064x}")
+        return names.name(kind, f"{value:032x}") if kind == "connection" else "<timestamp>" if value else value
+    if kind == "u256":
+        return int(value, 16)
+    if kind == "bytes":
+        return {"hex": value}
+    if not isinstance(kind, tuple):
+        return value
+    if kind[0] == "option":
+        return {"some": _json_value(kind[1], value[1], names)} if value[0] == 0 else None
+    if kind[0] == "array":
+        return [_json_value(kind[1], item, names) for item in value]
+    if kind[0] == "product":
+        values = value.values() if isinstance(value, dict) else value
+        items = zip(kind[1].items(), values, strict=True)
+        return {name: _json_value(field, item, names) for (name, field), item in items}
+    variant, payload = kind[1][value[0]]
+    return {variant: {} if payload is None else _json_value(payload, value[1], names)}
+
+
+def _v1_rows(table: str, rows: Any, names: Names) -> dict[str, Any]:
+    if isinstance(rows, tuple):  # from BSATN
+        (tag, hint), data = rows
+        return rows_view(table, RowList(None if tag else hint, tuple(hint) if tag else None, data), names)
+    decoded = []
+    for text in rows:
+        row = json.loads(text)
+        values = list(row.values()) if isinstance(row, dict) else row
+        decoded.append([_json_value(kind, v, names) for kind, v in zip(COLUMNS[table], values, strict=True)])
+    name_autos(table, decoded, names)
     return {"rows": decoded}
 
 
-def actual_view(message: ServerMessage, names: Names) -> Any:
+def _v1_names(value: Any, names: Names) -> Any:
+    """Placeholders in the place of what varies."""
+    if isinstance(value, list):
+        return [_v1_names(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    shown: dict[str, Any] = {}
+    for key, item in value.items():
+        if key in ("identity", "caller_identity"):
+            shown[key] = names.name("identity", item)
+        elif key in ("connection_id", "caller_connection_id"):
+            shown[key] = names.name("connection", item)
+        elif key == "token":
+            shown[key] = names.by_value[item]
+        elif key.startswith("total_host_execution_duration"):
+            shown[key] = "<duration>"
+        elif key == "timestamp" and item:
+            shown[key] = "<timestamp>"
+        elif key == "quanta":
+            shown[key] = "<energy>"
+        elif key in ("table_id", "reducer_id") and isinstance(item, int) and item != UNKNOWN_REDUCER:
+            shown[key] = f"<{key.replace('_', ' ')}>"
+        else:
+            shown[key] = _v1_names(item, names)
+    return shown
+
+
+def greeting(message: ServerMessage | V1Message) -> InitialConnection | None:
+    """The first message of a server, in the words of v2."""
+    if isinstance(message, V1Message):
+        if message.tag != IDENTITY_TOKEN:
+            return None
+        identity, token, connection_id = message.fields
+        return InitialConnection(identity, connection_id, token)
+    return message if isinstance(message, InitialConnection) else None
+
+
+def actual_view(message: ServerMessage | V1Message, names: Names) -> Any:
     """What the server says, in the notation of the sessions."""
+    if isinstance(message, V1Message):
+        return settle(_v1_names(message_view(message, lambda table, rows: _v1_rows(table, rows, names)), names))
     view = server_view(message, lambda table, rows: rows_view(table, rows, names))
     ((kind, body),) = view.items()
     if kind == "InitialConnection":
@@ -192,11 +275,11 @@ def settle(value: Any, free_text: bool = False) -> Any:
     if not isinstance(value, dict):
         return value
     settled = {key: settle(item, free_text) for key, item in value.items() if key != "size_hint"}
-    for name in ("rows", "tables", "query_sets"):
+    for name in ("rows", "tables", "query_sets", "updates"):
         if isinstance(settled.get(name), list):
             settled[name].sort(key=lambda item: json.dumps(item, sort_keys=True))
     applied = settled.get("SubscribeApplied")
-    if isinstance(applied, dict):
+    if isinstance(applied, dict) and "tables" in applied["rows"]:
         applied["rows"]["tables"] = [entry for entry in applied["rows"]["tables"] if entry["rows"]["rows"]]
     return settled
 

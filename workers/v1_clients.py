@@ -1,0 +1,440 @@
+"""Clients that speak v1: their subscriptions, and what commits and answers mean for them.
+
+Below, everything is as for v2: each query that a client holds through Single or Multi is a query set of its own in the
+link's `Subscriptions`, whatever the number of query ids that share it; the queries of the legacy Subscribe are together
+the set LEGACY. Updates come as v2 makes them and are rewritten here, once for all clients of a form.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+
+from spacetimedb.hosts import mail
+from spacetimedb.hosts.mail import Outcome
+from spacetimedb.protocol import v1, v1_json, v2
+from spacetimedb.protocol.v1 import Table, Value
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
+from spacetimedb.subscriptions.wire import string
+from spacetimedb.types.json_arguments import ArgumentError
+from spacetimedb.types.sats_json import row_to_json
+from spacetimedb.workers.catalog import DatabaseCatalog
+from spacetimedb.workers.client import MAX_UNANSWERED, OPEN, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from spacetimedb.subscriptions.query import Query
+    from spacetimedb.workers.database_link import DatabaseLink
+
+LEGACY: Final = 0
+"""Query set of the legacy Subscribe; those of single queries count from 1."""
+_BEFORE_EXECUTION: Final = frozenset({Outcome.NO_SUCH_REDUCER, Outcome.BAD_ARGUMENTS, Outcome.LIFECYCLE})
+_OF_PROCEDURES: Final = frozenset(
+    {Outcome.RETURNED, Outcome.PROCEDURE_FAILED, Outcome.NO_SUCH_PROCEDURE, Outcome.BAD_PROCEDURE_ARGUMENTS}
+)
+
+
+class _Call(NamedTuple):
+    """A reducer call that is not answered yet."""
+
+    info: v1.ReducerCall
+    flags: int
+    problem: str | None
+    """What is wrong with its JSON arguments."""
+
+
+class _ProcedureCall(NamedTuple):
+    request_id: int
+    name: str
+    catalog: DatabaseCatalog
+    """Of the program that was asked."""
+
+
+class _Held:
+    """A query that a client holds through Single or Multi: its query set, and how many query ids share it."""
+
+    __slots__ = ("count", "set_id")
+
+    def __init__(self, set_id: int) -> None:
+        self.set_id = set_id
+        self.count = 0
+
+
+class V1Client(Client):
+    """What a v1 client has beyond others."""
+
+    __slots__ = ("calls", "has_legacy", "last_number", "procedures", "queries", "registered")
+
+    form: ClassVar[v1.Form] = v1.Bsatn()
+    is_text: ClassVar[bool] = False
+    parse = staticmethod(v1.parse)
+    parse_text = staticmethod(v1_json.parse)
+    pack = staticmethod(form.pack)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.calls: deque[_Call] = deque()
+        """In the order of their answers."""
+        self.procedures: dict[int, _ProcedureCall] = {}
+        """By the request id that the actor is given."""
+        self.has_legacy = False
+        self.queries: dict[int, list[Query]] = {}
+        """By query id of Single and Multi."""
+        self.registered: dict[Query, _Held] = {}
+        self.last_number = 0
+        """Of a query set or a procedure call."""
+
+    def next_number(self) -> int:
+        self.last_number = self.last_number % 0xFFFFFFFF + 1
+        return self.last_number
+
+
+class V1JsonClient(V1Client):
+    """A client that gets text."""
+
+    __slots__ = ()
+
+    form: ClassVar[v1.Form] = v1_json.Json()
+    is_text: ClassVar[bool] = True
+    pack = staticmethod(form.pack)
+
+
+CLIENT_CLASSES: Final[dict[str, type[Client]]] = {v2.V1_BSATN: V1Client, v2.V1_JSON: V1JsonClient}
+"""Subprotocols whose clients are of a class of their own."""
+
+
+class V1Clients:
+    """All v1 clients of a link."""
+
+    def __init__(self, link: DatabaseLink) -> None:
+        self.clients: dict[int, V1Client] = {}
+        self._link = link
+        self._tables: dict[bytes, Table] = {}
+        """Tables that queries name, by name as BSATN string."""
+        self._translated: tuple[bytes, dict[v1.Form, list[Value]]] = b"", {}
+        """The latest update, and what it is in each form."""
+        self._light: tuple[bytes, int, dict[v1.Form, bytes]] = b"", 0, {}
+
+    # -- calls
+
+    def call(self, client: V1Client, message: v1.CallReducer | v1.CallProcedure) -> None:
+        """Sends a call to the actor."""
+        if isinstance(message, v1.CallReducer):
+            self._call_reducer(client, message)
+        else:
+            self._call_procedure(client, message)
+
+    def _call_reducer(self, client: V1Client, message: v1.CallReducer) -> None:
+        # By name: what the reducer's number is may change on the way.
+        link, name, args = self._link, message.reducer, message.args
+        catalog = link.catalog
+        problem, detail, binary = None, mail.BY_NAME, b""
+        if isinstance(args, bytes):
+            binary = args
+        else:
+            reducer = catalog.reducers.get(name)
+            if reducer is not None and reducer.lifecycle is None and (client.is_owner or not reducer.is_private):
+                try:
+                    binary = catalog.decoder("reducer", name).decode(args)
+                except ArgumentError as error:
+                    problem, detail = error.message("reducer"), mail.BAD_CALL
+        shown = self._arguments(client, name, args, binary)
+        info = v1.ReducerCall(name, catalog.reducer_ids.get(name, v1.UNKNOWN_REDUCER), shown, message.request_id)
+        client.calls.append(_Call(info, message.flags, problem))
+        client.pending_calls += 1
+        link.calls_received += 1
+        body = mail.named(name, binary)
+        link.outgoing.append(mail.request(mail.CALL, detail, client.number, message.request_id, body))
+
+    def _arguments(self, client: V1Client, name: str, args: bytes | str, binary: bytes) -> bytes | str:
+        """Arguments in the form of the client, which may have used the other one."""
+        if not client.is_text:
+            return binary
+        if isinstance(args, str):
+            return args
+        reducer = self._link.catalog.reducers.get(name)
+        if reducer is None:
+            return "[]"
+        try:
+            return row_to_json(reducer.declared_params, typespace=self._link.catalog.definition.typespace)(args, 0)[0]
+        except ValueError:  # they do not fit, as the actor will say
+            return "[]"
+
+    def _call_procedure(self, client: V1Client, message: v1.CallProcedure) -> None:
+        link, name, args = self._link, message.procedure, message.args
+        if len(client.procedures) >= MAX_UNANSWERED:
+            link.lane.close(client, v2.TOO_MANY_REQUESTS_CLOSE, v2.TOO_MANY_REQUESTS)
+            return
+        if isinstance(args, str):
+            text, args = args, b""
+            if name in link.catalog.procedures:
+                try:
+                    args = link.catalog.decoder("procedure", name).decode(text)
+                except ArgumentError:
+                    status = v1.internal_error(f"invalid arguments for procedure {name}: .")
+                    self._tell(client, v1.procedure_result(status, 0, 0, message.request_id))
+                    return
+        number = client.next_number()
+        client.procedures[number] = _ProcedureCall(message.request_id, name, link.catalog)
+        link.outgoing.append(mail.request(mail.PROCEDURE, 0, client.number, number, mail.named(name, args)))
+
+    # -- commits and answers
+
+    def spread(self, number: int, update: bytes, request_id: int, horizon: int) -> None:
+        """An update, as v2 has it, for a client that is not the caller. `request_id`: the caller's."""
+        client = self.clients[number]
+        form = client.form
+        if update is not self._light[0] or request_id != self._light[1]:
+            self._light = update, request_id, {}
+        encoded = self._light[2]
+        if form not in encoded:
+            encoded[form] = form.encode(v1.transaction_update_light(request_id, self._tables_of(update, form)))
+        self._link.tell(client, encoded[form], horizon)
+
+    def committed(self, number: int, update: bytes | None, timestamp: int, duration: int, horizon: int) -> None:
+        """A client's call changed something, or nothing; `update` is its own part of it."""
+        client = self.clients[number]
+        call = client.calls.popleft()
+        if call.flags != v1.NO_SUCCESS_NOTIFY:
+            tables = [] if update is None else self._tables_of(update, client.form)
+            self._tell_outcome(client, call.info, v1.committed(tables), timestamp, duration, horizon)
+        elif update is not None:
+            self.spread(number, update, call.info.request_id, horizon)
+        self._answered(client)
+
+    def answer(
+        self, number: int, outcome: int, request_id: int, horizon: int, timestamp: int, duration: int, body: bytes
+    ) -> None:
+        """An ANSWER record for a v1 client."""
+        client = self.clients[number]
+        link = self._link
+        if outcome == Outcome.CONNECTED:
+            client.state = OPEN
+            self._tell(client, v1.identity_token(client.identity, client.token, client.connection_id))
+            link.run_deferred(client)
+        elif outcome == Outcome.REFUSED:
+            link.lane.drop(client)
+        elif outcome in _OF_PROCEDURES:
+            procedure = client.procedures.pop(request_id)
+            if outcome == Outcome.RETURNED:
+                value = procedure.catalog.result_to_json(procedure.name, body) if client.is_text else body
+                status = v1.returned(value)
+                self._tell(client, v1.procedure_result(status, timestamp, duration, procedure.request_id), horizon)
+            else:
+                self._tell(
+                    client, v1.procedure_result(v1.internal_error(body.decode()), 0, 0, procedure.request_id), horizon
+                )
+        else:
+            call = client.calls.popleft()
+            if outcome in _BEFORE_EXECUTION:
+                text = call.problem or _doubled(body.decode(), call.info.reducer_name, outcome)
+                info = call.info._replace(args="[]" if client.is_text else b"", request_id=0)
+                self._tell_outcome(client, info, v1.failed(text), timestamp, 0)
+            elif call.flags != v1.NO_SUCCESS_NOTIFY:
+                status = v1.OUT_OF_ENERGY if outcome == Outcome.OUT_OF_ENERGY else v1.failed(body.decode())
+                self._tell_outcome(client, call.info, status, timestamp, duration)
+            self._answered(client)
+
+    def _answered(self, client: V1Client) -> None:
+        client.pending_calls -= 1
+        if client.deferred and not client.pending_calls and not client.waiting:
+            self._link.run_deferred(client)
+
+    def _tables_of(self, update: bytes, form: v1.Form) -> list[Value]:
+        if update is not self._translated[0]:
+            self._translated = update, {}
+        found = self._translated[1].get(form)
+        if found is None:
+            tables = self._tables
+            found = self._translated[1][form] = [
+                v1.table_update(form, tables[name], changes, True) for name, changes in v1.split_update(update).items()
+            ]
+        return found
+
+    def _tell(self, client: V1Client, message: Value, horizon: int = 0) -> None:
+        self._link.tell(client, client.form.encode(message), horizon)
+
+    def _tell_outcome(
+        self, client: V1Client, call: v1.ReducerCall, status: Value, timestamp: int, duration: int, horizon: int = 0
+    ) -> None:
+        message = v1.transaction_update(status, timestamp, client.identity, client.connection_id, call, duration)
+        self._tell(client, message, horizon)
+
+    # -- subscriptions
+
+    def execute(self, client: V1Client, message: v1.ClientMessage) -> bool:
+        """Everything but calls, at the present place of the ring. False: tables must come first."""
+        started = perf_counter_ns()
+
+        def took() -> int:
+            return (perf_counter_ns() - started) // 1000
+
+        match message:
+            case v1.OneOffQuery():
+                return self._one_off(client, message, took)
+            case v1.Subscribe(_, _, request_id):
+                query_id = None
+            case _:
+                request_id, query_id = message.request_id, getattr(message, "query_id", None)
+        try:
+            match message:
+                case v1.Subscribe(_, texts):
+                    return self._subscribe_legacy(client, texts, request_id, took)
+                case v1.SubscribeSingle(_, text, _, number):
+                    return self._subscribe(client, [text], request_id, number, True, took)
+                case v1.SubscribeMulti(_, texts, _, number):
+                    return self._subscribe(client, texts, request_id, number, False, took)
+                case v1.Unsubscribe(_, _, number):
+                    return self._unsubscribe(client, request_id, number, True, took)
+                case v1.UnsubscribeMulti(_, _, number):
+                    return self._unsubscribe(client, request_id, number, False, took)
+        except QuerySetInUse:
+            problem = self._link.set_in_use(client, query_id or 0)
+        except QuerySetUnknown:
+            problem = self._link.set_unknown(client, query_id or 0)
+        except SqlError as error:
+            problem = str(error)
+        self._tell(client, v1.subscription_error(took(), request_id, query_id, problem))
+        return True
+
+    def _one_off(self, client: V1Client, message: v1.OneOffQuery, took: Callable[[], int]) -> bool:
+        link, form, error, tables = self._link, client.form, None, []
+        try:
+            found = link.one_off(client, message.query_string)
+            if found is None:
+                return False
+            query, part = found
+            table = query.plan.table
+            rows = form.rows(Table(table.table_id, table.name, table.row_type), v1.split_rows(part)[1])
+            tables.append((table.name, rows))
+        except SqlError as problem:
+            error = str(problem)
+        response = form.encode(v1.one_off_response(message.message_id, error, tables, took()))
+        link.keep_for_batch(response)  # its tag is that of v2 messages that are shared
+        link.tell(client, response, 0 if error else link.position_horizon)
+        return True
+
+    def _subscribe_legacy(self, client: V1Client, texts: list[str], request_id: int, took: Callable[[], int]) -> bool:
+        link = self._link
+        queries = link.queries(client, texts)
+        if queries is None:
+            return False
+        if client.has_legacy:
+            link.subscriptions.unsubscribe(client.number, LEGACY, False)
+        client.has_legacy = True
+        self._note_tables(queries)
+        parts = link.subscriptions.subscribe(client.number, LEGACY, queries)
+        tables = [self._initial(client, part) for part in parts]
+        self._tell(client, v1.initial_subscription(tables, request_id, took()), link.position_horizon)
+        link.forget_unused_tables()
+        return True
+
+    def _subscribe(
+        self,
+        client: V1Client,
+        texts: list[str],
+        request_id: int,
+        query_id: int,
+        is_single: bool,
+        took: Callable[[], int],
+    ) -> bool:
+        link = self._link
+        if query_id in client.queries:
+            raise QuerySetInUse
+        queries = link.queries(client, texts)
+        if queries is None:
+            return False
+        if any(plan.table.is_event for query in queries for plan in query.plans):
+            raise SqlError(v1.EVENTS_NEED_V2)
+        if is_single and len(queries) != 1:
+            raise SqlError(f"SELECT * FROM * is not supported here, executing: `{texts[0]}`")
+        self._note_tables(queries)
+        client.queries[query_id] = queries
+        tables: list[Value] = []
+        for query in queries:
+            held = client.registered.get(query)
+            if held is None:
+                held = client.registered[query] = _Held(client.next_number())
+                parts = link.subscriptions.subscribe(client.number, held.set_id, [query])
+            else:
+                parts = []
+                if is_single:  # its rows come with a new registration
+                    link.subscriptions.unsubscribe(client.number, held.set_id, False)
+                    parts = link.subscriptions.subscribe(client.number, held.set_id, [query])
+            held.count += 1
+            if is_single:
+                tables.append(self._single(client, query, parts, False))
+            else:
+                tables += [self._initial(client, part) for part in parts]
+        if is_single:
+            message = v1.subscribe_applied(request_id, took(), query_id, tables[0])
+        else:
+            message = v1.multi_applied(request_id, took(), query_id, tables)
+        self._tell(client, message, link.position_horizon)
+        return True
+
+    def _unsubscribe(
+        self, client: V1Client, request_id: int, query_id: int, is_single: bool, took: Callable[[], int]
+    ) -> bool:
+        link = self._link
+        queries = client.queries.get(query_id)
+        if queries is None:
+            raise QuerySetUnknown
+        dropped = [query for query in queries if client.registered[query].count == 1]
+        if not link.have_tables(client, {table for query in dropped for table in query.stored_tables}):
+            return False
+        del client.queries[query_id]
+        tables: list[Value] = []
+        for query in queries:
+            held = client.registered[query]
+            held.count -= 1
+            if not held.count:
+                del client.registered[query]
+                parts = link.subscriptions.unsubscribe(client.number, held.set_id, True) or []
+                if is_single:
+                    tables.append(self._single(client, query, parts, True))
+                else:
+                    tables += [self._initial(client, part, True) for part in parts]
+        link.forget_unused_tables()
+        if is_single and len(dropped) != 1:
+            raise SqlError("Internal error")  # as clients of v1 know it
+        if is_single:
+            message = v1.subscribe_applied(request_id, took(), query_id, tables[0], True)
+        else:
+            message = v1.multi_applied(request_id, took(), query_id, tables, True)
+        self._tell(client, message, link.position_horizon)
+        return True
+
+    def _note_tables(self, queries: Iterable[Query]) -> None:
+        """Remembers the tables that updates and rows of these queries name."""
+        for query in queries:
+            for plan in query.plans:
+                table, name = plan.table, string(plan.table.name)
+                known = self._tables.get(name)
+                if known is None or known.row_type is not table.row_type or known.table_id != table.table_id:
+                    self._tables[name] = Table(table.table_id, table.name, table.row_type)
+
+    def _initial(self, client: V1Client, part: bytes, is_end: bool = False) -> Value:
+        """TableUpdate of SingleTableRows: inserts, or at the end of a subscription deletes."""
+        name, rows = v1.split_rows(part)
+        change = (rows, v1.NO_ROWS) if is_end else (v1.NO_ROWS, rows)
+        return v1.table_update(client.form, self._tables[name], [change], False)
+
+    def _single(self, client: V1Client, query: Query, parts: list[bytes], is_end: bool) -> Value:
+        """The one TableUpdate of a query, also if it has no rows."""
+        changes = [(rows, v1.NO_ROWS) if is_end else (v1.NO_ROWS, rows) for _, rows in map(v1.split_rows, parts)]
+        table = self._tables[string(query.plans[0].table.name)]
+        return v1.table_update(client.form, table, changes or [(v1.NO_ROWS, v1.NO_ROWS)], False)
+
+
+def _doubled(text: str, name: str, outcome: int) -> str:
+    """Texts about arguments repeat themselves in v1."""
+    if outcome != Outcome.BAD_ARGUMENTS:
+        return text
+    start = f"invalid arguments for reducer {name}: "
+    detail = text.removeprefix(start)
+    return f"{start}{detail}: invalid arguments for function {name}: {detail}: {detail}"
