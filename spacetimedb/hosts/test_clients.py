@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
+
+from msgspec.structs import replace
 
 from spacetimedb.hosts.database import Database
 from spacetimedb.hosts.delta import Changes, Delta
-from spacetimedb.sql.catalog import SchemaCatalog
+from spacetimedb.hosts.view_evaluation import ViewFailed
+from spacetimedb.hosts.views import Instance
+from spacetimedb.module import Query, ViewContext
+from spacetimedb.sql.catalog import CallerCatalog, SchemaCatalog, TableRef, ViewKey
+from spacetimedb.sql.errors import SqlError
 from spacetimedb.store.commit_record import EVENT, SILENT, TableChange
 from spacetimedb.subscriptions.query_sets import Subscriptions
 from spacetimedb.types.algebraic import BYTES, STRING, U16, U32, U64, Array, product, sum_of
@@ -24,6 +30,9 @@ from spacetimedb.types.shapes import shape_of
 from spacetimedb.types.special import Identity
 
 R = TypeVar("R")
+
+READER: Final = 0
+"""Whom views know as the one who reads here."""
 
 _ROW_LIST: Final = product(size_hint=sum_of(FixedSize=U16, RowOffsets=Array(U64)), rows_data=BYTES)
 _TABLE_ROWS: Final = sum_of(
@@ -56,8 +65,16 @@ class Subscription:
         self._decode = decode
         self._close = close
 
-    def rows(self, table: type[R]) -> list[R]:
-        """Rows of a table (by class, or by what `add_table` returned), in no order."""
+    @overload
+    def rows(self, table: type[R]) -> list[R]: ...
+    @overload
+    def rows(self, table: Callable[[ViewContext], list[R]]) -> list[R]: ...
+    @overload
+    def rows(self, table: Callable[[ViewContext], Query[R]]) -> list[R]: ...
+    @overload
+    def rows(self, table: Callable[[ViewContext], R | None]) -> list[R]: ...
+    def rows(self, table: Any) -> list[Any]:
+        """Rows of a table (by class, or by what `add_table` returned) or of a view (by its function), in no order."""
         found = [self._decode(name, row) for name, held in self._held.items() for row in held]
         return [row for key, row in found if key is table]
 
@@ -99,6 +116,8 @@ class Subscribers:
         self._mirror: dict[int, dict[bytes, None]] = {}
         self._engine = Subscriptions(self)
         self._open: dict[tuple[int, int], Subscription] = {}
+        self._instances: dict[int, Instance] = {}
+        """Instances of views in use, by table id."""
         self._sets = 0
 
     # What the engine reads
@@ -114,37 +133,53 @@ class Subscribers:
     def _rows(self, table_id: int) -> dict[bytes, None]:
         found = self._mirror.get(table_id)
         if found is None:
-            found = self._mirror[table_id] = dict.fromkeys(self._database.store.tables[table_id].images())
+            instance = self._instances.get(table_id)
+            images = self._database.store.tables[table_id].images() if instance is None else instance.rows
+            found = self._mirror[table_id] = dict.fromkeys(images)
         return found
+
+    def catalog(self, who: Identity) -> CallerCatalog:
+        """What a client may name; the views that a query names are there at once. Planning may raise ViewFailed."""
+        database = self._database
+        tables = SchemaCatalog(database.definition, database.table_ids, who == database.owner)
+        return CallerCatalog(tables, who, self._instance)
+
+    def _instance(self, key: ViewKey, table: TableRef) -> TableRef:
+        instance = self._database.views.open(READER, key)
+        self._instances[instance.table_id] = instance
+        return replace(table, table_id=instance.table_id)
+
+    def close_unused(self) -> None:
+        """Gives back instances of views that nobody is subscribed to."""
+        for table_id in [table_id for table_id in self._instances if table_id not in self._engine.tables]:
+            del self._instances[table_id]
+            self._mirror.pop(table_id, None)
+            self._database.views.close(READER, table_id)
 
     # Clients
 
     def subscribe(self, client: int, who: Identity, queries: tuple[str, ...]) -> Subscription:
         """Raises SqlError with the text that a client would get. All commits so far must have been followed."""
-        database = self._database
-        is_owner = who == database.owner
-        catalog = SchemaCatalog(database.definition, database.table_ids, is_owner)
-        compiled = self._engine.compile_set(queries, who, is_owner, catalog)
-        self._sets += 1
-        number = self._sets
-        made = Subscription(self._decode, lambda: self._unsubscribe(client, number))
-        made._start(self._engine.subscribe(client, number, compiled))
+        is_owner = who == self._database.owner
+        try:
+            compiled = self._engine.compile_set(queries, who, is_owner, self.catalog(who))
+            self._sets += 1
+            number = self._sets
+            made = Subscription(self._decode, lambda: self._unsubscribe(client, number))
+            made._start(self._engine.subscribe(client, number, compiled))
+        except ViewFailed as failed:
+            raise SqlError(failed.text) from failed.cause
+        finally:
+            self.close_unused()
         self._open[client, number] = made
         return made
-
-    def select(self, sql: str) -> list[Any]:
-        """Rows of a query that returns whole rows of one table, read as the owner. Raises SqlError."""
-        database = self._database
-        catalog = SchemaCatalog(database.definition, database.table_ids, True)
-        query = self._engine.compile_one_off(sql, database.owner, True, catalog)
-        name, rows = _decode_table_rows(self._engine.one_off_rows(query))
-        return [self._decode(name, row)[1] for row in _split(rows)]
 
     def drop(self, client: int) -> None:
         """The client is gone; its subscriptions hear nothing more."""
         self._engine.drop_client(client)
         for key in [key for key in self._open if key[0] == client]:
             del self._open[key]
+        self.close_unused()
 
     def follow(self, flags: int, changes: list[TableChange]) -> None:
         """Takes a commit, in order, and hands out what it means."""
@@ -165,9 +200,14 @@ class Subscribers:
     def _unsubscribe(self, client: int, number: int) -> None:
         if self._open.pop((client, number), None) is not None:
             self._engine.unsubscribe(client, number, False)
+            self.close_unused()
 
     def _decode(self, name: str, row: bytes) -> tuple[object, Any]:
-        """The key of a table in module code and the row object; for system tables the key is the name."""
+        """The key of a table in module code and the row object; a view's key is its function, a system table's its
+        name."""
+        view = self._database.views.views.get(name)
+        if view is not None:
+            return view.spec.function, view.decode(row)
         table = self._database.store.by_name[name]
         key = next((key for key, own in self._database.tables.items() if own is table), name)
         return key, table.decode(row)

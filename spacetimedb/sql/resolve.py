@@ -73,6 +73,7 @@ class Scope:
             raise SqlError(f"Duplicate name `{name.alias}`")
         relvar = Relvar(find_table(self.catalog, name.name), name.alias)
         self._aliases[name.alias] = len(self.relvars)
+        self.uses_sender |= relvar.table.is_per_caller
         self.relvars.append(relvar)
         return relvar
 

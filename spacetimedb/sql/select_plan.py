@@ -59,6 +59,11 @@ class SelectPlan(Struct, frozen=True, eq=False, dict=True):
         return tuple(dict.fromkeys(table.table_id for table in tables if not table.is_event))
 
     @property
+    def reads_views(self) -> bool:
+        """Whether any of its tables is a view."""
+        return any(relvar.table.is_view for fragment in self.fragments for relvar in fragment.relvars)
+
+    @property
     def is_single(self) -> bool:
         """Whether it reads one table only."""
         return len(self.relvars) == 1

@@ -1,7 +1,7 @@
 """Plays recorded module cases (`tests/vectors/module/*.json`) against the core of a database, on a virtual clock.
 
 A case is a module and a list of steps; each step does one thing and `expect` is what it gives: `connect`, `disconnect`,
-`subscribe`, `call` (a reducer, over a socket), `http` (a reducer, over HTTP: with a connection of its own around it),
+`subscribe`, `unsubscribe`, `call` (a reducer, over a socket), `http` (a reducer, over HTTP: with a connection of its own around it),
 `inbox` (messages that a client got since the last one), `sql`, `logs`, `wait`, `restart`. Waiting is advancing the
 clock.
 
@@ -19,6 +19,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,8 @@ from spacetimedb.hosts.database import Caller, caller
 from spacetimedb.hosts.mail import ANSWER_HEAD, ROW_COUNTS, Outcome
 from spacetimedb.hosts.test_clients import Subscription
 from spacetimedb.hosts.test_host import TestHost
+from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.module import Module
-from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import execute_select
 from spacetimedb.sql.plan import SelectPlan, plan_sql
@@ -95,7 +96,10 @@ class Player:
 
     def play(self, steps: list[dict[str, Any]]) -> None:
         """Raises AssertionError naming the step that did not give what it should."""
-        kinds = ("connect", "disconnect", "subscribe", "call", "http", "inbox", "sql", "logs", "wait", "restart")
+        kinds = (
+            *("connect", "disconnect", "subscribe", "unsubscribe", "call", "http", "inbox", "sql", "logs", "wait"),
+            "restart",
+        )
         for number, step in enumerate(steps, 1):
             kind = next(k for k in kinds if k in step)
             given = getattr(self, f"step_{kind}")(step)
@@ -228,7 +232,7 @@ class Player:
                 head = ANSWER_HEAD.unpack_from(record)
                 body = record[ANSWER_HEAD.size : ANSWER_HEAD.size + head[8]]
                 outcome = Outcome(head[2])
-                text = str(ROW_COUNTS.unpack(body)) if outcome is Outcome.SQL_DONE else body.decode()
+                text = json.dumps(ROW_COUNTS.unpack(body)) if outcome is Outcome.SQL_DONE else body.decode()
                 last = outcome, text
         self.host._take()
         return last
@@ -260,13 +264,25 @@ class Player:
             return {"error": str(error)}
         self.caches[step["subscribe"]].append((step.get("id", 1), cache))
         self.read[id(cache)] = 0
-        rows: dict[str, list[Any]] = {}
-        for name, held in cache._held.items():
-            rows[name] = sorted((self.show_row(name, row) for row in held), key=json.dumps)
+        return {"rows": self.rows_of(cache)}
+
+    def step_unsubscribe(self, step: dict[str, Any]) -> object:
+        caches = self.caches[step["unsubscribe"]]
+        ((_, cache),) = caches
+        caches.clear()
+        rows = self.rows_of(cache)
+        cache.close()
         return {"rows": rows}
 
+    def rows_of(self, cache: Subscription) -> dict[str, list[Any]]:
+        return {
+            name: sorted((self.show_row(name, row) for row in held), key=json.dumps)
+            for name, held in cache._held.items()
+        }
+
     def show_row(self, table: str, row: bytes) -> Any:
-        shape = shape_of(self.database.store.by_name[table].definition.row_type)
+        view = self.database.definition.view(table)
+        shape = shape_of(self.database.store.by_name[table].definition.row_type if view is None else view.row_type)
         return self.show(shape, codec(shape).decode_exact(row))
 
     def step_call(self, step: dict[str, Any]) -> object:
@@ -288,18 +304,26 @@ class Player:
             if at >= len(cache.messages):
                 continue
             for key, change in cache.messages[at].items():
-                table = self.database.tables.get(key) or self.database.store.by_name[str(key)]
-                entry: dict[str, Any] = {"table": table.name}
+                name, encode, is_event = self.table_of(key)
+                entry: dict[str, Any] = {"table": name}
                 if len(parts) > 1:
                     entry["query_set"] = number
                 inserts, deletes = (
-                    sorted((self.show_row(table.name, table.encode(row)) for row in rows), key=json.dumps)
+                    sorted((self.show_row(name, encode(row)) for row in rows), key=json.dumps)
                     for rows in (change.inserts, change.deletes)
                 )
-                names = ("events", "deletes") if table.definition.is_event else ("inserts", "deletes")
+                names = ("events", "deletes") if is_event else ("inserts", "deletes")
                 entry |= {name: rows for name, rows in zip(names, (inserts, deletes), strict=True) if rows}
                 found.append(entry)
-        return sorted(found, key=lambda entry: (entry["table"], entry.get("query_set", 0)))
+        return sorted(found, key=lambda entry: (entry.get("query_set", 0), entry["table"]))
+
+    def table_of(self, key: object) -> tuple[str, Callable[[Any], bytes], bool]:
+        """Name and encoder of a table or view, and whether it has events, by its key in module code."""
+        for view in self.database.views.views.values():
+            if view.spec.function is key:
+                return view.name, view.encode, False
+        table = self.database.tables.get(key) or self.database.store.by_name[str(key)]
+        return table.name, table.encode, table.definition.is_event
 
     def step_http(self, step: dict[str, Any]) -> object:
         made = self.fresh_caller(self.identity(step["http"]))
@@ -337,12 +361,15 @@ class Player:
             return {"status": 403, "error": refused}
         try:
             database, is_owner = self.database, who == self.host.owner
-            catalog = SchemaCatalog(database.definition, database.table_ids, is_owner)
+            catalog = self.host._subscribers.catalog(who)
             plan = plan_sql(step["sql"], catalog, who, is_owner)
             if not isinstance(plan, SelectPlan):
                 database.sql(made, 0, step["sql"], is_owner)
                 outcome, text = self.outcome()
-                return {"changed": "$any"} if outcome is Outcome.SQL_DONE else {"status": 400, "error": text}
+                if outcome is not Outcome.SQL_DONE:
+                    return {"status": 400, "error": text}
+                names = ("rows_inserted", "rows_deleted", "rows_updated")
+                return {"changed": dict(zip(names, json.loads(text), strict=True))}
             result = execute_select(plan, self.host._subscribers)
             shapes = [shape_of(c.algebraic_type) for c in result.columns]
             decoders = [codec(shape).decode for shape in shapes]
@@ -356,7 +383,10 @@ class Player:
             return {"rows": sorted(rows, key=json.dumps)}
         except SqlError as error:
             return {"status": 400, "error": str(error)}
+        except ViewFailed as error:
+            return {"status": 400, "error": error.text}
         finally:
+            self.host._subscribers.close_unused()
             self.database.disconnect(made.reader, made.connection)
             self.outcome()
 
@@ -396,6 +426,7 @@ class Player:
         return given
 
     def step_logs(self, step: dict[str, Any]) -> object:
+        self.host._take()
         lines = [[line["level"], line.get("function"), line["message"]] for line in self.host.log]
         self.host.log.clear()
         if not step.get("system"):

@@ -10,12 +10,13 @@ import pytest
 from case_player import Player
 
 CASES = Path(__file__).parents[1] / "vectors" / "module"
-FILES = ("tables", "sequences", "events", "errors", "lifecycle", "context", "schedules")
+FILES = ("tables", "sequences", "events", "errors", "lifecycle", "context", "schedules", "views")
 NOT_PLAYED = {"publish", "route", "procedure", "answer"}
 """Steps that need a server; cases with them are played elsewhere."""
 WITH_PROCEDURES = {"unknown-function", "not-callable-by-clients"}
-OTHERWISE = {"rearm-own-row"}
-"""Here the recording shows a flaw that we do not have: see `test_test_host.test_a_run_may_set_its_row_a_new_time`."""
+OTHERWISE = {"rearm-own-row", "nobody-subscribed"}
+"""Here the recording shows what we do not have: see `test_test_host.test_a_run_may_set_its_row_a_new_time` (a flaw) and
+`test_views.test_what_nobody_uses_does_not_run` (a view that goes on running after its last subscriber left)."""
 
 
 def cases() -> list[Any]:
