@@ -83,8 +83,21 @@ def _reason(error: Exception) -> str:
     return f"the server closed the connection: {text}" if text else "the connection was lost"
 
 
-def _only(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What the exceptions of a session's tasks come to. A failed handshake is raised in the library's own task."""
+    if failed := group.subgroup(trio_websocket.HandshakeError):
+        error = _first(failed)
+        if isinstance(error, trio_websocket.ConnectionRejected):
+            return SessionRefused(error.status_code, (error.body or b"").decode("utf-8", "replace"))
+        return SessionLost(f"the handshake failed: {error}")
+    only: BaseException = group
+    while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
+        only = only.exceptions[0]
+    return only
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
@@ -121,9 +134,7 @@ async def open_session(
                     message_queue_size=MESSAGES_BUFFERED,
                     max_message_size=MAXIMUM_MESSAGE_BYTES,
                 )
-            except trio_websocket.ConnectionRejected as rejected:
-                raise SessionRefused(rejected.status_code, (rejected.body or b"").decode("utf-8", "replace")) from None
-            except (trio_websocket.HandshakeError, OSError) as error:
+            except OSError as error:
                 raise SessionLost(f"no connection to {url}: {error}") from None
             try:
                 first, *early = v2_client.decode_frame(await _frame(socket))
@@ -135,4 +146,4 @@ async def open_session(
                     await socket.aclose()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:  # the nursery is our own affair: callers catch what was raised, not groups
-        raise _only(group) from None
+        raise _meaning(group) from None
