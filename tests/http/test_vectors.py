@@ -20,42 +20,7 @@ FILES = sorted(VECTORS.glob("*.json"))
 LATER_FILES = {
     "07-mcp": "the MCP endpoint",
 }
-_PROCEDURES = "procedures"
-_HANDLERS = "HTTP handlers of modules"
-_MIGRATION = "migrations that change the schema"
 LATER_PAIRS: dict[tuple[str, str], str] = {
-    **{
-        ("04-call", name): _PROCEDURES
-        for name in (
-            "procedure",
-            "procedure returning a product",
-            "procedure returning a sum",
-            "procedure returning none",
-            "procedure returning nothing",
-            "procedure returning a big integer",
-            "procedure panics",
-            "caller of a procedure",
-        )
-    },
-    **{
-        ("06-logs-routes", name): _HANDLERS
-        for name in (
-            "handler",
-            "handler at the root",
-            "handler sees a bad token as any other header",
-            "forwarded headers make the URI",
-        )
-    },
-    ("05-sql", "view"): "views",
-    **{
-        ("03-publish", name): _MIGRATION
-        for name in (
-            "update that adds a table",
-            "BreakClients with the token of the plan",
-            "plan of an impossible update",
-            "update while locked",
-        )
-    },
 }
 
 
