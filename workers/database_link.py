@@ -134,6 +134,10 @@ class DatabaseLink:
         self.outgoing.append(mail.request(mail.CONNECT, 0, client.number, 0, body))
         self.post()
 
+    def all_clients(self) -> list[Client]:
+        """Whatever they speak."""
+        return [*self.clients.values(), *self.v1.clients.values()]
+
     def leave(self, client: Client) -> None:
         """A client is gone, or is going: it gets nothing more and the actor hears of it. Idempotent."""
         if self.clients.pop(client.number, None) is None and self.v1.clients.pop(client.number, None) is None:
@@ -658,7 +662,7 @@ class DatabaseLink:
     def go_down(self) -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
         self.down = True
-        for client in [*self.clients.values(), *self.v1.clients.values()]:
+        for client in self.all_clients():
             self.lane.close(client, v2.MODULE_EXITED_CLOSE, v2.MODULE_EXITED)
         for waiter in self.waiters.values():
             waiter.event.set()

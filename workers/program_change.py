@@ -43,6 +43,7 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
     link.up = up
     link.catalog = new = DatabaseCatalog(up)
     link.subscriptions.forget_plans()
+    link.v1.follow_catalog(link.catalog.for_caller(link.owner))
     grown = {
         new.table_ids[table.name]
         for table in new.definition.all_tables
@@ -58,7 +59,7 @@ def _subscribe_again(link: DatabaseLink, grown: Iterable[int]) -> None:
     """Gives the clients that read these tables new queries for the old ones; they do not notice."""
     subscriptions = link.subscriptions
     concerned: list[tuple[Client, dict[int, list[str]]]] = []
-    for client in link.clients.values():
+    for client in link.all_clients():
         if not subscriptions.reads_of(client.number).isdisjoint(grown):
             concerned.append((client, subscriptions.texts_of(client.number)))
     for client, _sets in concerned:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from spacetimedb.sql.catalog import Catalog
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.workers.database_link import DatabaseLink
 
@@ -84,7 +85,8 @@ class V1Client(Client):
         self.has_legacy = False
         self.queries: dict[int, list[Query]] = {}
         """By query id of Single and Multi."""
-        self.registered: dict[Query, _Held] = {}
+        self.registered: dict[tuple[object, ...], _Held] = {}
+        """What it holds through Single or Multi, by the key of the query."""
         self.last_number = 0
         """Of a query set or a procedure call."""
 
@@ -118,6 +120,13 @@ class V1Clients:
         self._translated: tuple[bytes, dict[v1.Form, list[Value]]] = b"", {}
         """The latest update, and what it is in each form."""
         self._light: tuple[bytes, int, dict[v1.Form, bytes]] = b"", 0, {}
+
+    def follow_catalog(self, catalog: Catalog) -> None:
+        """Another program: rows of known tables may have grown. `catalog`: the owner's."""
+        for name, table in self._tables.items():
+            found = catalog.table(table.name)
+            if found is not None and found.row_type != table.row_type:
+                self._tables[name] = Table(table.table_id, table.name, found.row_type)
 
     # -- calls
 
@@ -356,9 +365,9 @@ class V1Clients:
         client.queries[query_id] = queries
         tables: list[Value] = []
         for query in queries:
-            held = client.registered.get(query)
+            held = client.registered.get(query.key)
             if held is None:
-                held = client.registered[query] = _Held(client.next_number())
+                held = client.registered[query.key] = _Held(client.next_number())
                 parts = link.subscriptions.subscribe(client.number, held.set_id, [query])
             else:
                 parts = []
@@ -384,16 +393,16 @@ class V1Clients:
         queries = client.queries.get(query_id)
         if queries is None:
             raise QuerySetUnknown
-        dropped = [query for query in queries if client.registered[query].count == 1]
+        dropped = [query for query in queries if client.registered[query.key].count == 1]
         if not link.have_tables(client, {table for query in dropped for table in query.stored_tables}):
             return False
         del client.queries[query_id]
         tables: list[Value] = []
         for query in queries:
-            held = client.registered[query]
+            held = client.registered[query.key]
             held.count -= 1
             if not held.count:
-                del client.registered[query]
+                del client.registered[query.key]
                 parts = link.subscriptions.unsubscribe(client.number, held.set_id, True) or []
                 if is_single:
                     tables.append(self._single(client, query, parts, True))
