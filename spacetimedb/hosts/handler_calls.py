@@ -12,9 +12,6 @@ import msgspec
 
 from spacetimedb.module.http import Response
 
-PIECE_BYTES: Final = 1 << 20
-"""A long request travels in pieces of this size, so that it fits into any mailbox."""
-
 
 class HandlerCall(msgspec.Struct, array_like=True):
     """`handler` is a canonical name; the other fields are those of `module.http.Request`."""
@@ -47,8 +44,3 @@ def encode_answer(response: object) -> bytes:
     if not isinstance(response, Response):
         raise TypeError(f"a handler returns a Response, not {type(response).__name__}")
     return _encoder.encode(HandlerAnswer(int(response.status), list(response.headers), response.body))
-
-
-def pieces(data: bytes) -> list[bytes]:
-    """The data in order, cut into pieces; at least one."""
-    return [data[at : at + PIECE_BYTES] for at in range(0, max(1, len(data)), PIECE_BYTES)]

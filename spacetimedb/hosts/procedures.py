@@ -218,8 +218,6 @@ class Procedures:
         self.on_failure: Callable[[BaseException], None] | None = None
         self.by_name: dict[str, Procedure] = {}
         self.handlers: dict[str, Callable[..., object]] = {}
-        self._pieces: dict[tuple[int, int], list[bytes]] = {}
-        """Beginnings of handler requests that are not complete, by reader and connection."""
 
     def install(self, module: Module) -> None:
         """The procedures of another program. Those that run go on, but open no more transactions."""
@@ -258,13 +256,9 @@ class Procedures:
             call, self._bound(procedure, call, values), lambda ok, body: self._answer(call, request_id, ok, body)
         )
 
-    def handle(self, who: Caller, request_id: int, body: bytes, is_last: bool) -> None:
-        """A piece of a request to an HTTP handler; the last one starts it. `who` is zero, of no connection."""
-        key = who.reader, who.connection
-        if not is_last:
-            self._pieces.setdefault(key, []).append(body)
-            return
-        request = handler_calls.decode_call(b"".join((*self._pieces.pop(key, ()), body)))
+    def handle(self, who: Caller, request_id: int, body: bytes) -> None:
+        """Starts an HTTP handler with an encoded `HandlerCall`. `who` is zero, of no connection."""
+        request = handler_calls.decode_call(body)
         timestamp = self.database.timestamp_us()
         function = self.handlers.get(request.handler)
         if function is None:  # the reader knew an older program
@@ -294,11 +288,6 @@ class Procedures:
         procedure = self.by_name[schedule.function_name]
         call = Call(self, procedure.name, who, timestamp)
         self._start(call, self._bound(procedure, call, (row,)), lambda _ok, _body: database.arm_next(job, schedule))
-
-    def forget_reader(self, reader: int) -> None:
-        """A reader process ended: what it had begun to send will not be completed."""
-        for key in [key for key in self._pieces if key[0] == reader]:
-            del self._pieces[key]
 
     def _bound(self, procedure: Procedure, call: Call, values: tuple[Any, ...]) -> Callable[[], bytes]:
         who = call.who

@@ -20,8 +20,7 @@ FILES = sorted(VECTORS.glob("*.json"))
 LATER_FILES = {
     "07-mcp": "the MCP endpoint",
 }
-LATER_PAIRS: dict[tuple[str, str], str] = {
-}
+LATER_PAIRS: dict[tuple[str, str], str] = {}
 
 
 def pairs_of(file: Path) -> list[dict[str, Any]]:

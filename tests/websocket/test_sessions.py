@@ -22,12 +22,7 @@ from spacetimedb.protocol.v2_client import OneOffQueryResult, ReducerResult
 SESSIONS = Path(__file__).parents[1] / "vectors" / "websocket" / "sessions"
 
 # Sessions, or the rest of a session, that speak a protocol or use a feature this server does not have yet.
-LATER = {
-    "procedures": "procedures",
-    "views": "views",
-}
-LEFT_OUT = {"v1_bsatn": {39, 40}, "v1_json": {26, 27}}
-"""Steps that call a procedure."""
+LATER = {}
 
 NAMES = sorted(path.stem for path in SESSIONS.glob("*.json") if path.stem not in LATER)
 
@@ -152,13 +147,10 @@ def test_session(probe: tuple[ServerProcess, str, SessionClient], name: str) -> 
     server, database, watcher = probe
     prepare(watcher)
     session = json.loads((SESSIONS / f"{name}.json").read_text())
-    left_out = LEFT_OUT.get(name, set())
     player = Player(server, database)
     try:
         for number, step in enumerate(session["steps"]):
             kind = next(iter(step))
-            if number in left_out:
-                continue
             try:
                 getattr(player, kind)(step)
             except (AssertionError, TimeoutError, Ended, Refused, pytest.fail.Exception) as error:
@@ -170,7 +162,6 @@ def test_session(probe: tuple[ServerProcess, str, SessionClient], name: str) -> 
 
 def test_every_session_is_played_or_listed() -> None:
     assert {path.stem for path in SESSIONS.glob("*.json")} == {*NAMES, *LATER}
-    assert LEFT_OUT.keys() <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
