@@ -1,15 +1,16 @@
 """The time budget of a call, and the interval timer that enforces it.
 
 A signal every TICK_S seconds counts ticks; a call that has seen too many of them is stopped by `BudgetExceeded`, raised
-inside it by the signal's handler. Beginning and ending a call are two attribute stores. The timer runs only between
-`start` and `stop`, so a process without work is not woken. A C call that never returns to the interpreter is not
-stopped; the supervisor replaces a process whose heartbeat is missing.
+inside it by the signal's handler, but never in the host's own frames: there the function was not entered yet or has
+ended already. Beginning and ending a call are two attribute stores. The timer runs only between `start` and `stop`, so
+a process without work is not woken. A C call that never returns to the interpreter is not stopped.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+from os.path import dirname
 from types import FrameType
 from typing import Final
 
@@ -18,6 +19,14 @@ from spacetimedb.store.table import in_table_code
 
 TICK_S: Final = 0.01
 DEFAULT_LIMIT_S: Final = 1.0
+
+
+def _is_host_code(frame: FrameType | None) -> bool:
+    """Whether the frame is one of the host's own."""
+    return frame is not None and frame.f_code.co_filename.startswith(_HOST_CODE)
+
+
+_HOST_CODE: Final = dirname(_is_host_code.__code__.co_filename)
 
 
 class Budget:
@@ -61,6 +70,6 @@ class Budget:
             if self._left < 0:
                 # Module code may swallow it: the next tick raises again. A write that is half done is let finish.
                 self._left = 0
-                if in_table_code(frame):
+                if in_table_code(frame) or _is_host_code(frame):
                     return
                 raise BudgetExceeded(f"the call ran longer than {self.limit_s:g} s")

@@ -24,7 +24,7 @@ import msgspec
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.budget import Budget
 from spacetimedb.hosts.mail import Outcome
-from spacetimedb.hosts.module_log import ModuleLog
+from spacetimedb.hosts.module_log import ModuleLog, text_of
 from spacetimedb.hosts.procedures import Procedures
 from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
@@ -335,7 +335,6 @@ class Database:
 
     def reader_gone(self, reader: int) -> None:
         """A reader process ended: all its clients went."""
-        self.procedures.forget_reader(reader)
         self.views.reader_gone(reader)
         for slot, connection in [key for key in self.clients if key[0] == reader]:
             self.disconnect(slot, connection)
@@ -504,8 +503,9 @@ class Database:
         self.store.rollback()
         self.errors += 1
         if isinstance(error, ReducerError):
-            self.log.system(str(error), "Error", function, timestamp)
-            return Outcome.ERROR, str(error)
+            text = text_of(error)
+            self.log.system(text, "Error", function, timestamp)
+            return Outcome.ERROR, text
         if isinstance(error, BudgetExceeded):
             self.log.system(f"{function} was stopped: it ran longer than {self.budget.limit_s:g} s", "Error")
             return Outcome.OUT_OF_ENERGY, OUT_OF_ENERGY
@@ -520,7 +520,7 @@ class Database:
     def answer(
         self, outcome: Outcome, who: Caller, request_id: int, timestamp: int, body: str | bytes, started: int = 0
     ) -> None:
-        data = body.encode() if isinstance(body, str) else body
+        data = body.encode("utf-8", "replace") if isinstance(body, str) else body
         duration = (perf_counter_ns() - started) // 1000 if started else 0
         self.out.append(
             mail.answer(outcome, who.reader, who.connection, request_id, self.horizon, timestamp, duration, data)

@@ -21,7 +21,11 @@ from spacetimedb.hosts.program import PROGRAM_NAME
 SYSTEM: Final = "__spacetimedb__"
 MAX_PENDING_LINES: Final = 100_000
 """Lines between two calls of `take`; what a transaction logs beyond that is counted and dropped."""
+MAX_PENDING_BYTES: Final = 16 << 20
+"""The same in bytes; the line that passes it is the last."""
 MAX_MESSAGE_CHARACTERS: Final = 64 << 10
+MAX_TRACE_FRAMES: Final = 64
+"""Innermost frames that a Panic line lists."""
 
 _encode = msgspec.json.Encoder().encode
 _LEVELS: Final = ((logging.ERROR, "Error"), (logging.WARNING, "Warn"), (logging.INFO, "Info"), (logging.DEBUG, "Debug"))
@@ -42,6 +46,7 @@ class ModuleLog(logging.Handler):
         self.wake: Callable[[], None] | None = None
         self._clock = clock
         self._lines: list[bytes] = []
+        self._bytes = 0
         self._dropped = 0
         logger = logging.getLogger(PROGRAM_NAME)
         for handler in list(logger.handlers):
@@ -85,9 +90,12 @@ class ModuleLog(logging.Handler):
         """The record of an exception that a function did not handle: its text, and its frames, innermost first."""
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if "spacetimedb/" not in f.filename.replace("\\", "/")] or frames
-        trace = [{"module_name": f"{f.filename}:{f.lineno}", "func_name": f.name} for f in reversed(own)]
+        trace = [
+            {"module_name": f"{f.filename}:{f.lineno}", "func_name": f.name} for f in own[: -MAX_TRACE_FRAMES - 1 : -1]
+        ]
         last = own[-1] if own else None
-        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text = text_of(error)
+        message = f"{type(error).__name__}: {text}" if text else type(error).__name__
         self._add("Panic", self._clock(), None, last and last.filename, last and last.lineno, function, message, trace)
 
     def _add(
@@ -101,7 +109,7 @@ class ModuleLog(logging.Handler):
         message: str,
         trace: list[dict[str, str]] | None,
     ) -> None:
-        if len(self._lines) >= MAX_PENDING_LINES:
+        if len(self._lines) >= MAX_PENDING_LINES or self._bytes >= MAX_PENDING_BYTES:
             self._dropped += 1
             return
         line: dict[str, object] = {"level": level, "ts": ts}
@@ -110,12 +118,15 @@ class ModuleLog(logging.Handler):
             ("filename", filename),
             ("line_number", line_number),
             ("function", function),
-            ("message", message[:MAX_MESSAGE_CHARACTERS]),
+            # Module code can make text that no UTF-8 holds.
+            ("message", message[:MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode()),
             ("trace", trace),
         ):
             if value is not None:
                 line[key] = value
-        self._lines.append(_encode(line) + b"\n")
+        data = _encode(line) + b"\n"
+        self._bytes += len(data)
+        self._lines.append(data)
         if self.wake is not None and get_ident() in self.thread_functions:
             self.wake()
 
@@ -129,13 +140,22 @@ class ModuleLog(logging.Handler):
         lines = self._take_lines()
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self.system(f"{dropped} log lines were dropped: more than {MAX_PENDING_LINES} at once", "Warn")
+            self.system(f"{dropped} log lines were dropped: too many at once", "Warn")
             lines += self._take_lines()
         return lines
 
     def _take_lines(self) -> list[bytes]:
         """Other threads may append meanwhile."""
         count = len(self._lines)
+        self._bytes = 0
         lines = self._lines[:count]
         del self._lines[:count]
         return lines
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception, whose class may be the module's own and have a fault in it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
