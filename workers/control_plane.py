@@ -236,12 +236,9 @@ class ControlPlane:
         if migration.breaks_clients and not break_clients:
             text = "Migration plan contains a client-breaking change which is disallowed under current policy"
             raise ControlError(400, failed + text)
-        if not migration.is_same_schema:
-            text = "this server cannot change tables of a database with data yet; publish with --delete-data"
-            raise ControlError(400, failed + text)
         database = self._supervisor.databases[row.identity]
         try:
-            await database.update(program, program_hash)
+            await database.update(program, program_hash, break_clients)
         except DatabaseFailed as error:
             raise ControlError(400, failed + str(error)) from None
         self._supervisor.store.set_program(row.identity, program, program_hash)

@@ -34,12 +34,15 @@ from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane, Message
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
+from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
+from spacetimedb.workers.views import follow_ready, instances_of
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from spacetimedb.sql.catalog import CallerCatalog
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.subscriptions.query_sets import OneOff
 
@@ -66,7 +69,7 @@ class DatabaseLink:
         self._regions = [control, ring, heap, mailbox]
         self.control = ControlBlock(control)
         self._ring = RingReader(ring, reader + 1)
-        self._heap = RowReader(heap)
+        self.heap = RowReader(heap)
         self._mailbox = MailboxWriter(mailbox)
         self._actor_bell = Doorbell.attach(*fds[4 : 4 + BELL_FDS])
         self.up = up
@@ -86,12 +89,16 @@ class DatabaseLink:
         """Clients with unsent messages."""
         self._holding: set[Client] = set()
         """Clients with messages that wait until they are durable."""
+        self._closing: list[tuple[int, list[Client]]] = []
+        """Clients that the database disconnected, and what must be durable before they are closed."""
         self.durable = 0
         self.durable_changed = trio.Event()
-        self._rows: dict[int, LiveRows] = {}
+        self.known_rows: dict[int, LiveRows] = {}
+        """By table id, kept current."""
         self._asked: dict[int, list[Callable[[], None]]] = {}
         """Tables whose refs the actor was asked for, with what to do then."""
         self.subscriptions = Subscriptions(self)
+        self.views = instances_of(self)
         self._frames: dict[int, bytes] = {}
         """Framed form of messages that several clients get, by id of the message; for one batch."""
         self._shared: list[bytes] = []
@@ -105,17 +112,21 @@ class DatabaseLink:
 
     def rows(self, table_id: int) -> list[bytes]:
         """All rows of a table at this place of the ring."""
-        return self._rows[table_id].rows()
+        return self.known_rows[table_id].rows()
 
     def concat(self, table_id: int) -> tuple[bytes, int, list[int] | int]:
         """All rows back to back, their number, and the length of each or of all."""
-        rows = self._rows[table_id].rows()
+        rows = self.known_rows[table_id].rows()
         lengths = list(map(len, rows))
         return b"".join(rows), len(rows), lengths
 
+    def snapshot(self, table_id: int) -> Snapshot:
+        """All rows of a table at this place of the ring, to be read later."""
+        return self.known_rows[table_id].snapshot()
+
     def row_count(self, table_id: int) -> int:
         """Number of rows of a table at this place of the ring."""
-        return len(self._rows[table_id])
+        return len(self.known_rows[table_id])
 
     # -- clients
 
@@ -146,6 +157,7 @@ class DatabaseLink:
         self.touched.discard(client)
         self._holding.discard(client)
         self.subscriptions.drop_client(client.number)
+        self.views.done(client.number)
         self.forget_unused_tables()
         if not self.down:
             self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
@@ -206,14 +218,18 @@ class DatabaseLink:
     def _execute(self, client: Client, message: Message) -> bool:
         """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
         if message[0] == v2.SUBSCRIBE:
-            return self._subscribe(client, message)
-        if message[0] == v2.UNSUBSCRIBE:
-            return self._unsubscribe(client, message)
-        if message[0] == v2.ONE_OFF_QUERY:
-            return self._one_off(client, message)
-        assert isinstance(message, v1.MESSAGES)
-        assert isinstance(client, V1Client)
-        return self.v1.execute(client, message)
+            is_done = self._subscribe(client, message)
+        elif message[0] == v2.UNSUBSCRIBE:
+            is_done = self._unsubscribe(client, message)
+        elif message[0] == v2.ONE_OFF_QUERY:
+            is_done = self._one_off(client, message)
+        else:
+            assert isinstance(message, v1.MESSAGES)
+            assert isinstance(client, V1Client)
+            is_done = self.v1.execute(client, message)
+        if is_done and self.views.done(client.number):
+            self.forget_unused_tables()
+        return is_done
 
     def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
         _tag, request_id, set_id, texts = message
@@ -223,13 +239,17 @@ class DatabaseLink:
             queries = self.queries(client, texts)
             if queries is None:
                 return False
-            rows = self.subscriptions.subscribe(client.number, set_id, queries)
+            parts = self.subscriptions.begin(client.number, set_id, queries, self.snapshot)
         except QuerySetInUse:
             self.tell(client, v2.subscription_error(request_id, set_id, self.set_in_use(client, set_id)))
         except SqlError as error:
             self.tell(client, v2.subscription_error(request_id, set_id, str(error)))
         else:
-            self.tell(client, v2.subscribe_applied(request_id, set_id, rows), self.position_horizon)
+            ready = [part for part in parts if isinstance(part, bytes)]
+            if len(ready) == len(parts):
+                self.tell(client, v2.subscribe_applied(request_id, set_id, ready), self.position_horizon)
+            else:
+                answer_later(self, client, request_id, set_id, parts)
         return True
 
     def _unsubscribe(self, client: Client, message: v2.Unsubscribe) -> bool:
@@ -259,15 +279,27 @@ class DatabaseLink:
 
     def queries(self, client: Client, texts: Iterable[str]) -> list[Query] | None:
         """The queries of a Subscribe; None: tables must come first. Raises SqlError."""
-        catalog = self.catalog.for_caller(client.identity)
+        catalog = self.views.catalog(self.catalog.for_caller(client.identity), client.identity)
         queries = self.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
-        return queries if self.have_tables(client, {t for query in queries for t in query.stored_tables}) else None
+        if not self._have_views(client, catalog):
+            return None
+        if not self.have_tables(client, {t for query in queries for t in query.stored_tables}):
+            return None
+        return queries if self._have_indexes(client, queries) else None
+
+    def _have_indexes(self, client: Client, queries: list[Query]) -> bool:
+        """Whether there is an index of every column of a large table that the queries need one of; as `have_tables`."""
+        missing = self.subscriptions.missing_index(queries)
+        if missing is not None:
+            client.waiting = True
+            build_index(self, *missing, lambda: self.run_deferred(client))
+        return missing is None
 
     def one_off(self, client: Client, text: str) -> tuple[OneOff, bytes] | None:
         """A query and its answer (SingleTableRows); None: tables must come first. Raises SqlError."""
-        catalog = self.catalog.for_caller(client.identity)
+        catalog = self.views.catalog(self.catalog.for_caller(client.identity), client.identity)
         query = self.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
-        if not self.have_tables(client, query.stored_tables):
+        if not self._have_views(client, catalog) or not self.have_tables(client, query.stored_tables):
             return None
         rows = self.subscriptions.one_off_rows(query)
         self.forget_unused_tables()
@@ -294,16 +326,28 @@ class DatabaseLink:
 
     def have_tables(self, client: Client, table_ids: Iterable[int]) -> bool:
         """Whether all tables are known here; if not, they are asked for and the client goes on when they come."""
-        missing = [t for t in table_ids if t not in self._rows]
+        missing = [t for t in table_ids if not self._has_rows(t)]
         if missing:
             client.waiting = True
             self._ask(missing[0], lambda: self.run_deferred(client))
         return not missing
 
+    def _have_views(self, client: Client, catalog: CallerCatalog) -> bool:
+        """Whether all views named in the catalog are there; as `have_tables`. Raises SqlError if one failed."""
+        client.waiting = not self.views.want(client.number, catalog, lambda: self.run_deferred(client))
+        return not client.waiting
+
+    def _has_rows(self, table_id: int) -> bool:
+        rows = self.known_rows.get(table_id)
+        return rows is not None and rows.is_ready
+
     def _ask(self, table_id: int, then: Callable[[], None]) -> None:
         waiting = self._asked.get(table_id)
         if waiting is None:
             self._asked[table_id] = [then]
+            if table_id in self.known_rows:
+                enter_rows(self, table_id, lambda: self._tables_came(table_id))
+                return
             self.outgoing.append(mail.request(mail.REFS, 0, 0, 0, _U32.pack(table_id)))
             self.post()
         else:
@@ -311,19 +355,25 @@ class DatabaseLink:
 
     async def with_tables(self, table_ids: Iterable[int]) -> None:
         """Waits until all tables are known here; they are as long as nothing else runs (no await in between)."""
-        while missing := [t for t in table_ids if t not in self._rows]:
+        wanted = list(table_ids)
+        while True:
             if self.down:
                 raise DatabaseGone
+            self.pump()
+            missing = [t for t in wanted if not self._has_rows(t)]
+            if not missing:
+                return
             event = trio.Event()
             self._ask(missing[0], event.set)
             await event.wait()
-        self.pump()
 
     def forget_unused_tables(self) -> None:
-        if len(self._rows) > len(self.subscriptions.tables):
-            for table_id in [t for t in self._rows if t not in self.subscriptions.tables]:
-                if table_id not in self._asked:
-                    del self._rows[table_id]
+        """Lets go of all rows, and gives back all instances of views, that nobody here reads any more."""
+        for table_id in self.known_rows.keys() - self.subscriptions.tables.keys():
+            if table_id not in self._asked and self.views.release(table_id):
+                del self.known_rows[table_id]
+        if self.outgoing and not self.down:
+            self.post()
 
     # -- the mailbox
 
@@ -337,8 +387,7 @@ class DatabaseLink:
             return
         if not self._mailbox.send_batch(data):
             if self._mailbox.prepare_wait():
-                self.congested = True
-                self.room = trio.Event()
+                self._wait_for_room()
                 return
             self._mailbox.send_batch(data)
         self.outgoing.clear()
@@ -346,18 +395,25 @@ class DatabaseLink:
             self._actor_bell.ring()
 
     def _post_singly(self) -> None:
+        limit = self._mailbox.capacity // 4
+        if max(map(len, self.outgoing)) > limit:
+            self.outgoing[:] = [piece for record in self.outgoing for piece in mail.pieces(record, limit)]
         for done, record in enumerate(self.outgoing):
             if not self._mailbox.send_batch(record) and (
                 self._mailbox.prepare_wait() or not self._mailbox.send_batch(record)
             ):
                 del self.outgoing[:done]
-                self.congested = True
-                self.room = trio.Event()
+                self._wait_for_room()
                 break
         else:
             self.outgoing.clear()
         if self._mailbox.take_sleeper():
             self._actor_bell.ring()
+
+    def _wait_for_room(self) -> None:
+        self.congested = True
+        if self.room.is_set():  # whoever waits already goes on waiting for the same event
+            self.room = trio.Event()
 
     # -- the ring
 
@@ -385,6 +441,8 @@ class DatabaseLink:
             event.set()
             if self._holding:
                 self._release()
+        while self._closing and self._closing[0][0] <= durable:
+            close_clients(self, self._closing.pop(0)[1])
         return worked
 
     @property
@@ -451,7 +509,7 @@ class DatabaseLink:
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
-        known = self._rows
+        known = self.known_rows
         if not known and not self.subscriptions.tables:
             return []
         subscribed = self.subscriptions.tables
@@ -497,15 +555,27 @@ class DatabaseLink:
             self._answer(record)
         elif kind == mail.REFS_READY:
             _length, _kind, table_id, _zero, block = mail.REFS_READY_RECORD.unpack(record)
-            waiting = self._asked.pop(table_id, None)
-            if waiting is not None:
-                self._rows[table_id] = LiveRows(self._heap, self._heap.row(block))
-                for then in waiting:
-                    then()
+            if table_id in self._asked and table_id not in self.known_rows:
+                fixed = table_id in self.catalog.fixed_size_tables
+                rows = self.known_rows[table_id] = LiveRows(self.heap, self.heap.row(block), fixed)
+                if rows.is_ready:
+                    self._tables_came(table_id)
+                else:
+                    enter_rows(self, table_id, lambda: self._tables_came(table_id))
+        elif kind == mail.VIEW_READY:
+            follow_ready(self, record)
+        elif kind == mail.PROGRAM:
+            follow_record(self, mail.program_of(record))
+        elif kind == mail.CLOSE_CLIENTS:
+            self._closing.append((self.position_horizon, self.all_clients()))
         elif kind == mail.LOG_LINES:
             self._follow_log(record)
         elif kind == mail.SPILLED:
-            self._process(self._heap.row(mail.SPILLED_RECORD.unpack(record)[2]))
+            self._process(self.heap.row(mail.SPILLED_RECORD.unpack(record)[2]))
+
+    def _tables_came(self, table_id: int) -> None:
+        for then in self._asked.pop(table_id, ()):
+            then()
 
     def _answer(self, record: bytes) -> None:
         _, _, outcome, caller, number, request_id, horizon, timestamp, size, duration = mail.ANSWER_HEAD.unpack_from(
@@ -576,6 +646,10 @@ class DatabaseLink:
     def flush_client(self, client: Client) -> None:
         """Frames and sends the messages of one client."""
         messages = client.messages
+        waiting: list[bytes] = []
+        if client.gathering:
+            at = next(i for i, message in enumerate(messages) if message is client.gathering[0])
+            messages, waiting = messages[:at], messages[at:]
         if not messages:
             return
         self.messages_sent += len(messages)
@@ -591,12 +665,23 @@ class DatabaseLink:
             data = v2.pack_v3(messages)
         else:
             data = client.pack(messages)
-        client.messages = []
+        client.messages = waiting
         if client.confirmed and (client.held or client.horizon > self.durable):
             client.held.append((client.horizon, data))
             self._holding.add(client)
         else:
             self.lane.send(client, data)
+
+    def send_parts(self, client: Client, parts: list[bytes | memoryview], horizon: int) -> None:
+        """Sends one large message that is framed already."""
+        self.messages_sent += 1
+        client.allowance += sum(map(len, parts))
+        if client.confirmed and (client.held or horizon > self.durable):
+            client.held.extend((horizon, part) for part in parts)
+            self._holding.add(client)
+        else:
+            for part in parts:
+                self.lane.send(client, part)
 
     def _release(self) -> None:
         """Sends what waited for the durable offset, in order."""
@@ -620,20 +705,33 @@ class DatabaseLink:
         return waiter
 
     async def request(
-        self, identity: Identity, connection_id: bytes, claims: str, requests: list[bytes], waiter: Waiter
+        self,
+        identity: Identity,
+        connection_id: bytes,
+        claims: str,
+        requests: list[bytes],
+        waiter: Waiter,
+        stays: bool = False,
     ) -> None:
-        """Connects, sends the requests, disconnects; returns when the last is answered. Raises Refused,
-        DatabaseGone."""
+        """Connects, sends the requests, disconnects; returns when one is answered. Raises DatabaseGone.
+
+        `stays`: it disconnects when the answer has come, not as soon as the requests have been taken up.
+        """
         connect = bytes(identity) + connection_id + claims.encode()
         self.outgoing.append(mail.request(mail.CONNECT, 0, waiter.number, 0, connect))
         self.outgoing += requests
-        self.outgoing.append(mail.request(mail.DISCONNECT, 0, waiter.number, 0, b""))
+        leave = mail.request(mail.DISCONNECT, 0, waiter.number, 0, b"")
+        if not stays:
+            self.outgoing.append(leave)
         self.post()
         try:
             with trio.CancelScope(shield=True):
                 await waiter.event.wait()
         finally:
             self.waiters.pop(waiter.number, None)
+        if stays and not self.down:
+            self.outgoing.append(leave)
+            self.post()
         if waiter.outcome is None and self.down:
             raise DatabaseGone
 
@@ -654,10 +752,8 @@ class DatabaseLink:
     # -- the end
 
     def update(self, up: DatabaseUp) -> None:
-        """Another program over the same tables."""
-        self.up = up
-        self.catalog = DatabaseCatalog(up)
-        self.subscriptions.forget_plans()
+        """Another program. The ring says so, too: whoever attached too late for that learns it here."""
+        follow_program(self, up)
 
     def go_down(self) -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
@@ -669,6 +765,7 @@ class DatabaseLink:
         for waiting in self._asked.values():
             for then in waiting:
                 then()
+        self.views.give_up()
         self.room.set()
         self._ring_ended.set()
         self.durable_changed.set()

@@ -51,10 +51,11 @@ class DetachReader(_Message):
 
 
 class UpdateProgram(_Message):
-    """Run this program from now on; its tables are those of the present one."""
+    """Run this program from now on, and change the tables as it needs. `break_clients`: clients may be disconnected."""
 
     program: bytes
     program_hash: bytes
+    break_clients: bool
 
 
 class Stop(_Message):

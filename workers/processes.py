@@ -347,14 +347,14 @@ class DatabaseProcesses:
                 await self._update_reply.send(ActorFailed("the database process ended during the update"))
             nursery.cancel_scope.cancel()
 
-    async def update(self, program: bytes, program_hash: bytes) -> None:
-        """Runs another program over the same tables; the old one goes on if it fails (DatabaseFailed)."""
+    async def update(self, program: bytes, program_hash: bytes, break_clients: bool) -> None:
+        """Runs another program, which may change tables; the old one goes on if it fails (DatabaseFailed)."""
         if self._actor is None or self.ready is None:
             raise DatabaseFailed("the database is not running")
         send, receive = trio.open_memory_channel[ActorReady | ActorFailed](1)
         self._update_reply = send
         try:
-            await self._actor.channel.send_async(UpdateProgram(program, program_hash))
+            await self._actor.channel.send_async(UpdateProgram(program, program_hash, break_clients))
             self._actor_bell.ring()
             answer = await receive.receive()
         except ChannelClosed:

@@ -6,20 +6,23 @@ a table whose columns have grown are compiled anew, because rows with new varian
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from spacetimedb.hosts.mail import GENERATIONS, Program
 from spacetimedb.protocol import v2
-from spacetimedb.sql.errors import SqlError
+from spacetimedb.types.special import Identity
 from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.messages import DatabaseUp
 
 if TYPE_CHECKING:
+    from spacetimedb.sql.catalog import Catalog
     from spacetimedb.workers.client import Client
     from spacetimedb.workers.database_link import DatabaseLink
+
+NOBODY: Final = Identity(bytes(32))
 
 
 def is_newer(generation: int, than: int) -> bool:
@@ -52,26 +55,20 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
         and old.definition.tables_by_name[table.name].row_type != table.row_type
     }
     if not grown.isdisjoint(link.subscriptions.tables):
-        _subscribe_again(link, grown)
+        _compile_anew(link, grown)
 
 
-def _subscribe_again(link: DatabaseLink, grown: Iterable[int]) -> None:
-    """Gives the clients that read these tables new queries for the old ones; they do not notice."""
-    subscriptions = link.subscriptions
-    concerned: list[tuple[Client, dict[int, list[str]]]] = []
-    for client in link.all_clients():
-        if not subscriptions.reads_of(client.number).isdisjoint(grown):
-            concerned.append((client, subscriptions.texts_of(client.number)))
-    for client, _sets in concerned:
-        subscriptions.drop_client(client.number)
-    for client, sets in concerned:
-        catalog = link.catalog.for_caller(client.identity)
-        try:
-            for set_id, texts in sets.items():
-                queries = subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
-                subscriptions.subscribe(client.number, set_id, queries)
-        except SqlError:  # what it reads was made private by the same program
-            link.lane.close(client, v2.MODULE_EXITED_CLOSE, v2.MODULE_EXITED)
+def _compile_anew(link: DatabaseLink, grown: Collection[int]) -> None:
+    """Gives the live queries that read these tables new code; clients do not notice."""
+
+    def catalog_of(is_owner: bool, caller: Identity | None) -> tuple[Catalog, Identity]:
+        identity = link.owner if is_owner else caller or NOBODY
+        return link.views.catalog(link.catalog.for_caller(identity), identity), identity
+
+    for number in link.subscriptions.compile_anew(grown, catalog_of):
+        client = link.clients.get(number) or link.v1.clients.get(number)
+        if client is not None:  # what it reads was made private by the same program
+            close_clients(link, [client])
 
 
 def close_clients(link: DatabaseLink, clients: Iterable[Client]) -> None:

@@ -22,6 +22,7 @@ from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import Caller, Database, caller
 from spacetimedb.hosts.installation import InstallError, create, recover, update
 from spacetimedb.hosts.mail import Outcome
+from spacetimedb.hosts.procedure_threads import ProcedureThreads
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -72,8 +73,12 @@ class TransactionActor:
         self._bells: dict[int, Doorbell] = {LOG_KEEPER_SLOT: Doorbell.attach(*fds[3 + BELL_FDS : 3 + 2 * BELL_FDS])}
         """Bell of the consumer in each slot of the ring."""
         self._mailboxes: dict[int, MailboxReader] = {}
+        self._pieces: dict[int, list[bytes]] = {}
+        """Beginnings of long requests that are not complete, by reader; as long as a client's message at most."""
         self._stopping = False
-        self.database = Database(Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us)
+        self.database = database = Database(Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us)
+        self._procedures = ProcedureThreads(database.log, wall_clock_us, self._bell.ring)
+        database.procedures.runner = self._procedures
         words_ = self._control.words
         words_[words.ACTOR_PID] = os.getpid()
         words_[words.ACTOR_STATE] = words.RECOVERING
@@ -125,6 +130,8 @@ class TransactionActor:
                 if not database.run_due():
                     break
                 worked = True
+            if self._procedures.run_posted():
+                worked = True
             if worked and len(database.out) < CALLS_PER_PUBLISH:
                 continue  # what came meanwhile goes out together with this
             if database.out or database.log.pending:
@@ -138,7 +145,8 @@ class TransactionActor:
 
     def _sleep(self) -> None:
         database = self.database
-        if all(mailbox.prepare_sleep() for mailbox in self._mailboxes.values()):
+        # Waiting for room in the ring may have cleared the bell that a procedure rang.
+        if not self._procedures.posted and all(mailbox.prepare_sleep() for mailbox in self._mailboxes.values()):
             due = database.next_due_us()
             wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
             if wait_s > 0:
@@ -167,14 +175,14 @@ class TransactionActor:
                 bell.ring()
             case DetachReader(reader):
                 self._forget_reader(reader)
-            case UpdateProgram(program, program_hash):
-                self._update(program, program_hash)
+            case UpdateProgram():
+                self._update(message)
             case Stop():
                 self._stopping = True
 
-    def _update(self, program: bytes, program_hash: bytes) -> None:
+    def _update(self, message: UpdateProgram) -> None:
         try:
-            update(self.database, program, program_hash)
+            update(self.database, message.program, message.program_hash, message.break_clients)
         except InstallError as error:
             self._channel.send(ActorFailed(str(error)))
             return
@@ -185,6 +193,7 @@ class TransactionActor:
         mailbox = self._mailboxes.pop(reader, None)
         if mailbox is not None:
             self._run_requests(reader, mailbox.drain())
+        self._pieces.pop(reader, None)
         self.database.reader_gone(reader)
         bell = self._bells.pop(reader + 1, None)
         if bell is not None:
@@ -236,12 +245,26 @@ class TransactionActor:
             block = database.heap.put(refs)
             database.heap.retired.append(block)
             database.out.append(mail.REFS_READY_RECORD.pack(24, mail.REFS_READY, table_id, 0, block))
+        elif kind == mail.VIEW:
+            name, sender = mail.split_named(body)
+            database.views.answer(reader, request_id, (name, Identity(sender) if sender else None))
+        elif kind == mail.VIEW_UNUSED:
+            database.views.close(reader, int.from_bytes(body, "little"))
+        elif kind == mail.PIECE:
+            pieces = self._pieces.setdefault(reader, [])
+            pieces.append(body)
+            if detail != mail.MORE:
+                del self._pieces[reader]
+                self._run_requests(reader, b"".join(pieces))
+        elif kind == mail.HANDLER:
+            nobody = caller(Identity.ZERO, None, reader, connection)
+            database.procedures.handle(nobody, request_id, body)
         elif who is None:
             return  # refused when it connected, or gone
         elif kind == mail.CALL:
             name, args = mail.split_named(body)
             if detail == mail.BAD_CALL:
-                database.log_bad_arguments(name)
+                database.log_bad_arguments(name, "procedure" if name in database.procedures.by_name else "reducer")
                 database.answer(Outcome.BAD_ARGUMENTS, who, request_id, database.timestamp_us(), "")
             else:
                 database.call_by_name(who, name, request_id, args)

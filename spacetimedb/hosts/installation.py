@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
+from spacetimedb.hosts.migration import Migration, MigrationFailed
 from spacetimedb.hosts.program import ProgramError, load_program
 from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.log.recovery import RecoveredState, ReplayError
@@ -15,6 +17,7 @@ from spacetimedb.log.segments import LogDamaged
 from spacetimedb.module import Module
 from spacetimedb.module.errors import ModuleError, ReducerError
 from spacetimedb.schema.definition import ModuleDef, TableDef
+from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.system import FIRST_USER_ID, SYSTEM_TABLES, bootstrap_rows, creation_rows
 from spacetimedb.schema.validation import ModuleDefErrors, validate
@@ -28,6 +31,7 @@ from spacetimedb.types.special import ConnectionId, Identity, Interval
 ST_TABLE: Final = 1
 ST_SEQUENCE: Final = 3
 ST_MODULE: Final = 6
+BREAKS_CLIENTS: Final = "Migration plan contains a client-breaking change which is disallowed under current policy"
 SLOW_RECOVERY_S: Final = 1.0
 """A recovery that takes longer says so."""
 
@@ -46,6 +50,30 @@ def create_from(
     database: Database, module: Module, definition: ModuleDef, raw: bytes, program: bytes, program_hash: bytes
 ) -> None:
     """As `create`, for a module that is loaded."""
+    table_ids = write_catalogue(database, definition, program, program_hash)
+    _add_tables(database, module, definition, table_ids)
+    _bind(database, module, definition, raw, table_ids, program_hash)
+    for name in sorted(table.name for table in definition.all_tables):
+        database.log.system(f"Creating table `{name}`")
+    init = next((r for r in database.reducers if r.lifecycle == "init"), None)
+    timestamp = database.timestamp_us()
+    try:
+        if init is not None:
+            database.log.system("Invoking `init` reducer")
+            database.run(init, caller(database.owner, None), timestamp, ())
+        _fill_repeats(database, module)
+        deltas = database.store.commit()
+    except BaseException as error:
+        text = database.rolled_back(error, init.name if init else "init", timestamp)[1]
+        if not isinstance(error, ReducerError):
+            text = f"{text} (`init`: {type(error).__name__}: {error})"
+        raise InstallError(text) from None
+    database.log.system("Database initialized")
+    database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+
+
+def write_catalogue(database: Database, definition: ModuleDef, program: bytes, program_hash: bytes) -> dict[str, int]:
+    """System tables that describe themselves, and, uncommitted, the rows of the definition; the ids of its tables."""
     store = database.store
     bootstrap = bootstrap_rows()
     filters = _row_filters(definition)
@@ -66,25 +94,10 @@ def create_from(
         insert = store.tables[table_id].handle.insert
         for row in rows:
             insert(row)
-    _add_tables(database, module, definition, creation.table_ids)
-    _bind(database, module, definition, raw, creation.table_ids, program_hash)
-    for name in sorted(table.name for table in definition.all_tables):
-        database.log.system(f"Creating table `{name}`")
-    init = next((r for r in database.reducers if r.lifecycle == "init"), None)
-    timestamp = database.timestamp_us()
-    try:
-        if init is not None:
-            database.log.system("Invoking `init` reducer")
-            database.run(init, caller(database.owner, None), timestamp, ())
-        _fill_repeats(database, module)
-        deltas = store.commit()
-    except BaseException as error:
-        text = database.rolled_back(error, init.name if init else "init", timestamp)[1]
-        if not isinstance(error, ReducerError):
-            text = f"{text} (`init`: {type(error).__name__}: {error})"
-        raise InstallError(text) from None
-    database.log.system("Database initialized")
-    database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+    for _old, new in creation.sequence_updates:
+        column = store.tables[new.table_id].definition.columns[new.col_pos].name
+        store.resume(new.table_id, 1 + max(getattr(row, column) for row in creation.rows[new.table_id]))
+    return creation.table_ids
 
 
 def recover(database: Database, log_directory: Path) -> None:
@@ -124,25 +137,52 @@ def recover_from(database: Database, state: RecoveredState, loaded: tuple[Module
         database.end_client(dangling)
 
 
-def update(database: Database, program: bytes, program_hash: bytes) -> None:
-    """Another program over the same tables. Nothing has changed when it raises."""
+def update(database: Database, program: bytes, program_hash: bytes, break_clients: bool = False) -> None:
+    """Another program; tables change as the plan says. Nothing has changed when it raises.
+
+    If the plan breaks clients, and it may (`break_clients`), all clients are disconnected from the new program.
+    """
     module, definition, raw = _load(database, program)
-    store = database.store
-    by_name = {spec.name: spec for spec in module.tables}
-    for table in definition.all_tables:
-        store.reload(database.table_ids[table.name], table, by_name[table.name].shape)
-    timestamp = database.timestamp_us()
-    st_module = store.tables[ST_MODULE]
-    row = next(iter(st_module.reader.iter()))
-    st_module.handle.delete(row)
+    try:
+        steps = plan(database.definition, definition)
+    except MigrationErrors as error:
+        raise InstallError(str(error)) from None
+    if steps.breaks_clients and not break_clients:
+        raise InstallError(BREAKS_CLIENTS)
+    say = database.log.system
+    say(f"Updated program to {program_hash.hex()}")
+    shapes = {spec.name: spec.shape for spec in module.tables}
+    migration = Migration(database.store, steps, database.table_ids, shapes, say)
+    try:
+        _replace_program(database, program, program_hash)
+        migration.run()
+        _fill_repeats(database, module)
+        deltas = migration.commit()
+    except BaseException as error:
+        migration.undo()
+        text = str(error)
+        if not isinstance(error, (MigrationFailed, ReducerError, ValueError)):
+            database.log.panic(error, "publish")
+            text = "internal error"
+        say(f"Database update failed: {text}", "Warn")
+        raise InstallError(text) from None
+    _bind(database, module, definition, raw, migration.table_ids, program_hash)
+    deltas += database.views.rerun()
+    database.emit(deltas, MUTATIONS_ONLY, database.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
+    database.out.append(mail.program(raw, migration.table_ids, database.generation))
+    if steps.breaks_clients:
+        for reader, connection in list(database.clients):
+            database.disconnect(reader, connection)
+        database.out.append(mail.CLOSE_CLIENTS_RECORD)
+    say("Database updated")
+
+
+def _replace_program(database: Database, program: bytes, program_hash: bytes) -> None:
+    table = database.store.tables[ST_MODULE]
+    row = next(iter(table.reader.iter()))
+    table.handle.delete(row)
     row.program_bytes, row.program_hash = program, int.from_bytes(program_hash, "little")
-    st_module.handle.insert(row)
-    _fill_repeats(database, module)
-    deltas = store.commit()
-    _bind(database, module, definition, raw, database.table_ids, program_hash)
-    database.log.system(f"Updated program to {program_hash.hex()}")
-    database.log.system("Database updated")
-    database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+    table.handle.insert(row)
 
 
 def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]:

@@ -5,9 +5,9 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
 
     request (reader -> actor)
      0  u32  length of the record
-     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING
+     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING, HANDLER, VIEW, VIEW_UNUSED, PIECE
      5  u8   low 3 bits: how many of the last bytes are padding; CALL: above them the generation of the reducer ids
-     6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; otherwise 0
+     6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; PIECE: MORE; otherwise 0
      8  u32  connection number, as the reader counts them
     12  u32  request id, echoed in the answer
     16       body
@@ -19,6 +19,13 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     SQL         u8 permission (1 owner), the text of one statement that changes rows
     PROCEDURE   u32 length of the name, the name, the arguments
     NOTHING     nothing; answered SQL_DONE, so that a query over HTTP runs between the hooks of its caller
+    HANDLER     a request to an HTTP handler of the module (`handler_calls.HandlerCall`), without a CONNECT before it.
+                Answered RETURNED with `handler_calls.HandlerAnswer`, PROCEDURE_FAILED or NO_SUCH_PROCEDURE
+    VIEW        u32 length of the name of a view, the name, then the identity (32) whose instance is wanted; none for a
+                view that is everybody's. The reader uses the instance from then on; the request id comes back in
+                VIEW_READY
+    VIEW_UNUSED u32 table id: the reader does not use this instance of a view any more
+    PIECE       a piece of a record that is too long for the mailbox; the last piece comes without MORE
 
     answer (actor -> readers, kind ANSWER in the commit ring)
      0  u32  length of the record
@@ -36,7 +43,16 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block with the u64
     refs of all live rows of the table at this place of the ring
 
+    view (kind VIEW_READY): u32 length, u8 kind, u8 padding, u16 reader slot, u32 request id, u32 table id of the instance,
+    u64 ref of a heap block with the refs of its rows at this place of the ring; or, if the view failed, table id and ref
+    0 and then the text for clients (UTF-8)
+
     log lines (kind LOG_LINES): u32 length, u8 kind, u8 padding, u16 0, then JSON lines as the module log stores them
+
+    program (kind PROGRAM): u32 length, u8 kind, u8 padding, u16 0, then MessagePack of [raw module definition, ids of
+    tables by name, generation]: records from here on are those of this program
+
+    close clients (kind CLOSE_CLIENTS): u32 length, u8 kind, 3 bytes 0: the database has disconnected all its clients
 
     spilled (kind SPILLED): u32 length, u8 kind, 3 bytes 0, u64 ref of a heap block: a record too big for the ring
 """
@@ -47,6 +63,8 @@ from enum import IntEnum
 from struct import Struct as Layout
 from typing import Final
 
+import msgspec
+
 CALL: Final = 1
 CONNECT: Final = 2
 DISCONNECT: Final = 3
@@ -54,6 +72,11 @@ REFS: Final = 4
 SQL: Final = 5
 PROCEDURE: Final = 6
 NOTHING: Final = 7
+HANDLER: Final = 8
+VIEW: Final = 9
+VIEW_UNUSED: Final = 10
+PIECE: Final = 11
+MORE: Final = 1
 GENERATIONS: Final = 32
 """Reducer ids are those of a generation: programs are counted modulo this number."""
 
@@ -65,12 +88,18 @@ ANSWER: Final = 2
 REFS_READY: Final = 3
 LOG_LINES: Final = 4
 SPILLED: Final = 5
+PROGRAM: Final = 6
+CLOSE_CLIENTS: Final = 7
+VIEW_READY: Final = 8
 
 REQUEST_HEAD: Final = Layout("<IBBHII")
 ANSWER_HEAD: Final = Layout("<IBBHIIQqII")
 REFS_READY_RECORD: Final = Layout("<IB3xIIQ")
 SPILLED_RECORD: Final = Layout("<IB3xQ")
 LOG_LINES_HEAD: Final = Layout("<IBBH")
+PROGRAM_HEAD: Final = Layout("<IBBH")
+VIEW_READY_HEAD: Final = Layout("<IBBHIIQ")
+CLOSE_CLIENTS_RECORD: Final = Layout("<IB3x").pack(8, CLOSE_CLIENTS)
 ROW_COUNTS: Final = Layout("<QQQ")
 PADDING: Final = [b"\0" * n for n in range(8)]
 _LENGTH: Final = Layout("<I")
@@ -93,6 +122,7 @@ class Outcome(IntEnum):
     RETURNED = 8
     """A procedure's result."""
     PROCEDURE_FAILED = 9
+    """It raised; the body is the text for the caller."""
     NO_SUCH_PROCEDURE = 10
     SQL_DONE = 11
     SQL_ERROR = 12
@@ -107,6 +137,15 @@ def request(kind: int, detail: int, connection: int, request_id: int, body: byte
     flags = padding | (generation % GENERATIONS) << 3
     head = REQUEST_HEAD.pack(16 + len(body) + padding, kind, flags, detail, connection, request_id)
     return head + body + PADDING[padding]
+
+
+def pieces(record: bytes, limit: int) -> list[bytes]:
+    """A record as PIECE records of at most `limit` bytes; a shorter one as it is."""
+    if len(record) <= limit:
+        return [record]
+    step = (limit - REQUEST_HEAD.size) & ~7
+    ends = range(step, len(record) + step, step)
+    return [request(PIECE, MORE if end < len(record) else 0, 0, 0, record[end - step : end]) for end in ends]
 
 
 def named(name: str, rest: bytes) -> bytes:
@@ -153,3 +192,41 @@ def log_lines(lines: list[bytes]) -> bytes:
     body = b"".join(lines)
     padding = -len(body) % 8
     return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + PADDING[padding]
+
+
+def view_ready(reader: int, request_id: int, table_id: int, block: int) -> bytes:
+    """The VIEW_READY record of an instance that exists."""
+    return VIEW_READY_HEAD.pack(24, VIEW_READY, 0, reader, request_id, table_id, block)
+
+
+def view_failed(reader: int, request_id: int, text: str) -> bytes:
+    """The VIEW_READY record of one that does not."""
+    body = text.encode()
+    padding = -len(body) % 8
+    length = 24 + len(body) + padding
+    return VIEW_READY_HEAD.pack(length, VIEW_READY, padding, reader, request_id, 0, 0) + body + PADDING[padding]
+
+
+class Program(msgspec.Struct, array_like=True):
+    """Body of a PROGRAM record."""
+
+    definition: bytes
+    table_ids: dict[str, int]
+    generation: int
+
+
+_encode_program: Final = msgspec.msgpack.Encoder().encode
+_decode_program: Final = msgspec.msgpack.Decoder(Program).decode
+
+
+def program(definition: bytes, table_ids: dict[str, int], generation: int) -> bytes:
+    """One PROGRAM record."""
+    body = _encode_program(Program(definition, table_ids, generation))
+    padding = -len(body) % 8
+    return PROGRAM_HEAD.pack(8 + len(body) + padding, PROGRAM, padding, 0) + body + PADDING[padding]
+
+
+def program_of(record: bytes) -> Program:
+    """The body of a PROGRAM record."""
+    _length, _kind, padding, _zero = PROGRAM_HEAD.unpack_from(record)
+    return _decode_program(record[8 : len(record) - padding])

@@ -18,6 +18,7 @@ from spacetimedb.sql.resolve import Combine, Typed
 from spacetimedb.sql.select_plan import JoinOn, SelectPlan
 from spacetimedb.subscriptions.row_index import RowIndex
 from spacetimedb.subscriptions.wire import string
+from spacetimedb.types.special import Identity
 
 SHARED_SETS: Final = 32
 """Query sets up to which a client can share an audience."""
@@ -39,7 +40,19 @@ class Audience:
 class Query:
     """One text for one role or caller. ``key`` names it in its ``Subscriptions``."""
 
-    __slots__ = ("audiences", "fragments", "initial", "key", "plans", "stored_tables", "table_ids", "text")
+    __slots__ = (
+        "audiences",
+        "caller",
+        "fragments",
+        "initial",
+        "is_outdated",
+        "is_owner",
+        "key",
+        "plans",
+        "stored_tables",
+        "table_ids",
+        "text",
+    )
 
     def __init__(self, key: tuple[object, ...], text: str, plans: tuple[SelectPlan, ...]) -> None:
         self.key = key
@@ -47,10 +60,15 @@ class Query:
         self.plans = plans
         self.audiences: dict[Audience, tuple[int, ...]] = {}
         """Who has it, and in which query sets of theirs (ascending)."""
+        self.is_owner = bool(key[1])
+        self.caller = key[2] if len(key) > 2 and isinstance(key[2], Identity) else None
+        """Whose it is, if it matters."""
         self.fragments: list[AnyFragment] = []
         """Filled while it is subscribed to."""
         self.initial: tuple[int, list[bytes]] | None = None
         """(sum of the versions of its tables, result) of the latest initial evaluation."""
+        self.is_outdated = False
+        """Compiled before tables or rights changed: it only goes on for those who have it."""
         tables = {relvar.table.table_id: relvar.table for plan in plans for relvar in plan.relvars}
         self.table_ids = tuple(tables)
         self.stored_tables = tuple(table_id for table_id, table in tables.items() if not table.is_event)

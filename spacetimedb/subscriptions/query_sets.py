@@ -15,16 +15,17 @@ Limits: RECENT_PLANS plans of queries that nobody is subscribed to are kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from spacetimedb.sql.catalog import Catalog
+from spacetimedb.sql.catalog import Catalog, TableRef
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import RowSource, execute_select
 from spacetimedb.sql.plan import plan_one_off, plan_subscription
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
+from spacetimedb.subscriptions.large_rows import LargeRows, LargeTables, Snapshot, SnapshotOf
 from spacetimedb.subscriptions.query import (
     SHARED_QUERIES,
     SHARED_SETS,
@@ -35,6 +36,7 @@ from spacetimedb.subscriptions.query import (
     SingleFragment,
     make_fragment,
 )
+from spacetimedb.subscriptions.row_index import RowIndex
 from spacetimedb.subscriptions.updates import Affected, Update, update_groups
 from spacetimedb.subscriptions.wire import (
     NO_ROWS,
@@ -48,6 +50,8 @@ from spacetimedb.subscriptions.wire import (
 from spacetimedb.types.special import Identity
 
 RECENT_PLANS: Final = 1024
+KEPT_RESULT_BYTES: Final = 1 << 20
+"""Bytes up to which the rows of a new subscription are kept for the next client that makes it."""
 INDEXED_ROWS: Final = 256
 """Tables smaller than this are searched row by row for the rows of a new subscription."""
 _EVERYTHING: Final = re.compile(r"\s*SELECT\s+\*\s+FROM\s+\*\s*", re.IGNORECASE)
@@ -83,6 +87,7 @@ class Subscriptions:
         """Compiled queries that nobody is subscribed to, oldest first."""
         self._clients: dict[int, Audience] = {}
         self._shared: dict[tuple[tuple[int, tuple[Query, ...]], ...], Audience] = {}
+        self._large = LargeTables(self.tables, source)
         self.evaluated = 0
         """Fragments evaluated by ``evaluate`` since the start."""
 
@@ -128,10 +133,41 @@ class Subscriptions:
         return string(query.plan.table.name) + row_list_of(result.rows)
 
     def forget_plans(self) -> None:
-        """Drops compiled queries that nobody is subscribed to: tables or rights changed."""
+        """Tables or rights changed: nobody gets a query any more that was compiled before. Live ones go on."""
         self._recent.clear()
+        for query in self._queries.values():
+            query.is_outdated = True
+        self._queries.clear()
+
+    def compile_anew(
+        self, tables: Collection[int], catalog_of: Callable[[bool, Identity | None], tuple[Catalog, Identity]]
+    ) -> set[int]:
+        """Columns of these tables have grown: live queries over them read rows by the new types from now on.
+
+        `catalog_of(is_owner, caller)` gives the catalog, and an identity, for queries of that role; caller None means
+        that it does not matter. Returns the clients of queries that their callers may not make any more: to be dropped.
+        """
+        audiences = dict.fromkeys(self._clients.values())
+        queries = {q: None for audience in audiences for those in audience.sets.values() for q in those}
+        concerned = [query for query in queries if not set(tables).isdisjoint(query.table_ids)]
+        for query in concerned:
+            self._stop(query)
+        lost: set[int] = set()
+        for query in concerned:
+            catalog, caller = catalog_of(query.is_owner, query.caller)
+            try:
+                plan = plan_subscription(query.text, catalog, caller)
+            except SqlError:
+                lost.update(*(audience.clients for audience in query.audiences))
+                continue
+            query.plans = plan.fragments
+            query.is_outdated = False
+            self._start(query)
+        return lost
 
     def _keep_recent(self, query: Query) -> None:
+        if query.is_outdated or any(plan.reads_views for plan in query.plans):
+            return  # an instance of a view goes with its last query; the next one has another id
         self._recent[query.key] = query
         if len(self._recent) > RECENT_PLANS:
             del self._recent[next(iter(self._recent))]
@@ -162,6 +198,35 @@ class Subscriptions:
 
         Raises QuerySetInUse.
         """
+        return [part for query in self._register(client, query_set_id, queries) for part in self._rows(query)]
+
+    def begin(
+        self, client: int, query_set_id: int, queries: Sequence[Query], snapshot_of: SnapshotOf
+    ) -> list[bytes | LargeRows]:
+        """As ``subscribe``, but the rows from large tables are still to be gathered. Each use of one has to `leave` it."""
+        out: list[bytes | LargeRows] = []
+        for query in self._register(client, query_set_id, queries):
+            out += self._large.rows(query, snapshot_of) or self._rows(query)
+        return out
+
+    def missing_index(self, queries: Iterable[Query]) -> tuple[TableRef, int] | None:
+        """A column of a large table that the queries need an index of which has to be built first, if there is any."""
+        return self._large.missing_index(queries)
+
+    def begin_index(self, table: TableRef, column: int, snapshot: Snapshot) -> RowIndex:
+        """An index to be filled with `add_some`; until `end_index` it stays. It follows the commits from now on."""
+        entry = self._entry(table)
+        entry.uses += 1
+        index = entry.indexes[column] = RowIndex(table.layout, column, ())
+        index.fill(snapshot.batches())
+        index.uses += 1
+        return index
+
+    def end_index(self, table_id: int) -> None:
+        """The index is filled, and stays as long as the table has subscribers."""
+        self._release(table_id)
+
+    def _register(self, client: int, query_set_id: int, queries: Sequence[Query]) -> Sequence[Query]:
         if self.has_set(client, query_set_id):
             raise QuerySetInUse
         old = self._clients.get(client)
@@ -175,7 +240,7 @@ class Subscriptions:
         else:
             sets = {query_set_id: added} if old is None else old.sets | {query_set_id: added}
             self._move(client, sets)
-        return [part for query in added for part in self._rows(query)]
+        return added
 
     def unsubscribe(self, client: int, query_set_id: int, send_dropped: bool) -> list[bytes] | None:
         """Drops a set; its rows as ``subscribe`` gives them if asked for. Raises QuerySetUnknown."""
@@ -244,10 +309,7 @@ class Subscriptions:
         for plan in query.plans:
             for relvar in plan.relvars:
                 table = relvar.table
-                entry = self.tables.get(table.table_id)
-                if entry is None:
-                    entry = self.tables[table.table_id] = ChangedTable(table)
-                entry.uses += 1
+                self._entry(table).uses += 1
             fragment = make_fragment(query, plan)
             query.fragments.append(fragment)
             if isinstance(fragment, SingleFragment):
@@ -260,6 +322,18 @@ class Subscriptions:
                     entry.filtered[fragment] = None
             else:
                 self._start_join(fragment)
+
+    def _entry(self, table: TableRef) -> ChangedTable:
+        entry = self.tables.get(table.table_id)
+        if entry is None:
+            entry = self.tables[table.table_id] = ChangedTable(table)
+        return entry
+
+    def _release(self, table_id: int) -> None:
+        entry = self.tables[table_id]
+        entry.uses -= 1
+        if not entry.uses:
+            del self.tables[table_id]
 
     def _start_join(self, fragment: JoinFragment) -> None:
         for side in (fragment.returned, fragment.other):
@@ -286,6 +360,11 @@ class Subscriptions:
             return
         if self._queries.get(query.key) is query:
             del self._queries[query.key]
+        self._stop(query)
+        self._keep_recent(query)
+
+    def _stop(self, query: Query) -> None:
+        """Takes the query's fragments away."""
         for fragment in query.fragments:
             if isinstance(fragment, SingleFragment):
                 entry = self.tables[fragment.plan.table.table_id]
@@ -297,13 +376,9 @@ class Subscriptions:
             else:
                 self._stop_join(fragment)
             for relvar in fragment.plan.relvars:
-                entry = self.tables[relvar.table.table_id]
-                entry.uses -= 1
-                if not entry.uses:
-                    del self.tables[relvar.table.table_id]
+                self._release(relvar.table.table_id)
         query.fragments = []
         query.initial = None
-        self._keep_recent(query)
 
     def _stop_join(self, fragment: JoinFragment) -> None:
         for side, other in _both_ways(fragment):
@@ -339,7 +414,8 @@ class Subscriptions:
                 out.append(fragment.name + row_list_of(self._single_rows(fragment)))
             else:
                 out.append(fragment.name + row_list_of(self._join_rows(fragment)))
-        query.initial = version, out
+        if sum(map(len, out)) <= KEPT_RESULT_BYTES:
+            query.initial = version, out
         return out
 
     def _single_rows(self, fragment: SingleFragment) -> Sequence[bytes]:
