@@ -27,6 +27,7 @@ import msgspec
 from spacetimedb.hosts import handler_calls, mail
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.module_log import ModuleLog
+from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.module import Module
 from spacetimedb.module.context import Db, HttpContext, ProcedureContext, ReducerContext, Waiting
 from spacetimedb.module.errors import BudgetExceeded, WouldBlock
@@ -283,7 +284,7 @@ class Procedures:
         timestamp = database.timestamp_us(job.due_us)
         if not isinstance(schedule.at(row), Interval):
             schedule.delete(job.key)
-            deltas = database.store.commit()
+            deltas = database.views.commit_regardless()
             database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
         procedure = self.by_name[schedule.function_name]
         call = Call(self, procedure.name, who, timestamp)
@@ -322,10 +323,12 @@ class Procedures:
             database.budget.begin()
             result = function(context, *args, **kwargs)
             database.budget.end()
-            deltas = database.store.commit()
-        except BaseException:
+            deltas = database.commit()
+        except BaseException as error:
             database.budget.end()
             database.store.rollback()
+            if isinstance(error, ViewFailed):
+                database.views.log_failure(error)
             raise
         finally:
             call.in_transaction = False
@@ -359,7 +362,7 @@ class Procedures:
             database.log.system(text, "Error")
         elif isinstance(error, MemoryError):
             database.log.system("out of memory", "Error", call.name)
-        else:
+        elif not isinstance(error, ViewFailed):  # that has its line already, the view's
             database.log.panic(error, call.name)
         if self.on_failure is not None:
             self.on_failure(error)

@@ -4,6 +4,8 @@ It drives the same `Database` that the transaction actor drives, over the same t
 What differs: the clock is virtual and moves only when told to (by `advance`; every call still gets a later timestamp
 than the one before), the log is a list, and an exception that a function raises reaches the test as it is, after the
 database has rolled back and logged it as ever.
+
+Procedures and HTTP handlers run at once, to their end; while they sleep the clock goes forward and schedules run.
 """
 
 from __future__ import annotations
@@ -16,13 +18,27 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast, overload
 
 from spacetimedb.hosts.database import Caller, Database, Reducer, caller
 from spacetimedb.hosts.delta import Changes, Delta
+from spacetimedb.hosts.handler_calls import HandlerCall, decode_answer, encode_call
 from spacetimedb.hosts.installation import InstallError, create_from, recover_from
 from spacetimedb.hosts.mail import ANSWER_HEAD, Outcome
+from spacetimedb.hosts.procedures import HttpExchange, Inline
 from spacetimedb.hosts.test_clients import Subscribers, Subscription
+from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.log.recovery import initial_state
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.memory.region import Region
-from spacetimedb.module import AnonymousViewContext, Db, Module, Query, ReducerContext, ReducerError, ViewContext
+from spacetimedb.module import (
+    Db,
+    HttpError,
+    Module,
+    ProcedureContext,
+    Query,
+    ReducerContext,
+    ReducerError,
+    Response,
+    ViewContext,
+)
+from spacetimedb.module.http import Headers, HttpResponse
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.store.commit_record import COMMIT, LOGGED, TableChange, changes, header, log_payload
@@ -46,8 +62,12 @@ class _Observed(Database):
     failure: BaseException | None = None
 
     def rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:
-        self.failure = error
+        self.failure = error.cause if isinstance(error, ViewFailed) else error
         return super().rolled_back(error, function, timestamp)
+
+    def observe(self, error: BaseException) -> None:
+        """An exception that a procedure did not handle."""
+        self.failure = error.cause if isinstance(error, ViewFailed) else error
 
 
 class TestHost:
@@ -55,12 +75,16 @@ class TestHost:
 
     `db` reads the tables as of now. `failures` has the exceptions of scheduled runs and disconnect hooks, `log` the
     lines of the module log as dictionaries. `owner` is who published the module.
+
+    `http` answers the requests that procedures make: it gets method, address, body, headers, timeout. Without it they
+    raise HttpError.
     """
 
     __test__ = False  # pytest: this is no test
 
-    def __init__(self, module: Module, *, now: Timestamp = START) -> None:
+    def __init__(self, module: Module, *, now: Timestamp = START, http: HttpExchange | None = None) -> None:
         self.module = module
+        self._http = http or _no_http
         self.owner = self.identity("owner")
         self.failures: list[BaseException] = []
         self.log: list[dict[str, Any]] = []
@@ -68,6 +92,7 @@ class TestHost:
         self._now = int(now)
         self._payloads: list[bytes] = []
         self._connections = 0
+        self._returned = b""
         self._callers: dict[Identity, Caller] = {}
         raw = module.describe()
         self._loaded = (module, validate(raw), encode_raw(raw))
@@ -139,6 +164,61 @@ class TestHost:
             if passing:
                 self.disconnect(who)
 
+    def procedure(
+        self, who: Identity, procedure: Callable[Concatenate[ProcedureContext, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Calls a procedure as a client would and returns its result; raises what it raises.
+
+        Without a connection it is called as over HTTP. Raises ValueError for arguments or a result that do not fit
+        their types on the wire, LookupError for what this identity may not call.
+        """
+        spec = next((p for p in self.module.procedures if p.function is procedure), None)
+        if spec is None:
+            raise LookupError(f"{getattr(procedure, '__name__', procedure)} is no procedure of this module")
+        bound = inspect.signature(procedure).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        encoded = codec(spec.params).encode(bound.args[1:])
+        passing = who not in self._callers
+        if passing:
+            self._connect(who, None)
+        try:
+            self._database.failure = None
+            self._database.call_procedure(self._callers[who], spec.name, 0, encoded)
+            returned = self._ended()
+        finally:
+            if passing:
+                self.disconnect(who)
+        result = codec(spec.returns).decode_exact(returned)
+        return cast(T, None if result == () else result)
+
+    def request(self, method: str, target: str, body: str | bytes = b"", headers: Headers = ()) -> Response:
+        """Sends a request to the module's HTTP handlers; `target` is path and query behind the route prefix.
+
+        Raises what the handler raises, LookupError if there is no route.
+        """
+        path, _, query = target.partition("?")
+        route = next((r for r in self.module.routes if r.path == path and r.method in (None, method)), None)
+        if route is None:
+            raise LookupError(f"no handler for {method} {path!r}")
+        handler = next(h.name for h in self.module.handlers if h.source_name == route.handler)
+        made = Response(body, headers=headers)
+        pairs = tuple((name.lower(), value) for name, value in made.headers)
+        call = HandlerCall(handler, method, f"http://localhost/route{target}", path, query, pairs, made.body)
+        self._database.failure = None
+        self._database.procedures.handle(caller(Identity.ZERO, None), 0, encode_call(call))
+        answer = decode_answer(self._ended())
+        return Response(answer.body, answer.status, answer.headers)
+
+    def _ended(self) -> bytes:
+        """The encoded result of the procedure or handler that has just run."""
+        _delta, refusal = self._take()
+        failure, self._database.failure = self._database.failure, None
+        if failure is not None:
+            raise failure
+        if refusal is not None:
+            raise LookupError(refusal)
+        return self._returned
+
     def subscribe(self, who: Identity, *queries: str) -> Subscription:
         """Subscribes a connected client to SQL queries. Raises SqlError with the text that a client would get."""
         if who not in self._callers:
@@ -180,6 +260,14 @@ class TestHost:
             yield
         raise RuntimeError(f"more than {MAX_RUNS_PER_ADVANCE} scheduled runs until {Timestamp(target)}")
 
+    def _sleep(self, until_us: int) -> int:
+        """A procedure sleeps: what is due runs meanwhile."""
+        for _ in self._due_until(until_us):
+            self._database.run_due()
+            self._note_failure()
+        self._now = max(self._now, until_us)
+        return self._now
+
     # -- reading
 
     @overload
@@ -187,20 +275,23 @@ class TestHost:
     @overload
     def view(self, view: Callable[[ViewContext], T], who: Identity | None = None) -> T: ...
     def view(self, view: Callable[[ViewContext], Any], who: Identity | None = None) -> Any:
-        """What a view shows to an identity (for shared views it does not matter which); of a query its rows."""
+        """What a view shows to an identity (for shared views it does not matter which); of a query its rows.
+
+        Equal rows come once, as clients get them. Raises what the view raises.
+        """
         spec = next((v for v in self.module.views if v.function is view), None)
         if spec is None:
             raise LookupError(f"{getattr(view, '__name__', view)} is no view of this module")
-        context: Any
-        if spec.is_anonymous:
-            context = AnonymousViewContext(self.db, self._database._context)
-        elif who is None:
+        if who is None and not spec.is_anonymous:
             raise TypeError(f"{spec.name} shows every caller something else: say which identity asks")
-        else:
-            context = ViewContext(self.db, self._database._context, who)
-        result = view(context)
-        self._take()
-        return self._subscribers.select(result.sql) if isinstance(result, Query) else result
+        try:
+            found, images = self._database.views.evaluate(spec.name, who)
+        except ViewFailed as failed:
+            raise failed.cause from None
+        finally:
+            self._take()
+        rows = [found.decode(image) for image in images]
+        return (rows[0] if rows else None) if spec.form == "option" else rows
 
     # -- restart
 
@@ -228,7 +319,11 @@ class TestHost:
 
     def _fresh(self) -> _Observed:
         heap = RowHeap(Region.private(HEAP_BYTES))
-        return _Observed(self.identity("database"), self.owner, heap, lambda: self._now)
+        database = _Observed(self.identity("database"), self.owner, heap, lambda: self._now)
+        database.procedures.runner = Inline(database.log, self._sleep)
+        database.procedures.exchange = self._http
+        database.procedures.on_failure = database.observe
+        return database
 
     def _bind(self) -> None:
         tables = self._database.tables
@@ -288,8 +383,11 @@ class TestHost:
                 self._subscribers.follow(head.flags, changed)
             elif refusals is not None:
                 outcome, length = ANSWER_HEAD.unpack_from(record)[2], ANSWER_HEAD.unpack_from(record)[8]
-                if outcome != Outcome.CONNECTED:
-                    refusals.append(record[ANSWER_HEAD.size : ANSWER_HEAD.size + length].decode())
+                body = record[ANSWER_HEAD.size : ANSWER_HEAD.size + length]
+                if outcome == Outcome.RETURNED:
+                    self._returned = bytes(body)
+                elif outcome != Outcome.CONNECTED:
+                    refusals.append(body.decode())
         return deltas
 
     def _decode(self, changed: list[TableChange]) -> Delta:
@@ -301,3 +399,7 @@ class TestHost:
                 inserts = [table.decode(row) for row in change.inserts.split()]
                 delta[key] = Changes(inserts, [table.decode(row) for row in change.deletes.split()])
         return delta
+
+
+def _no_http(_method: str, url: str, _body: bytes, _headers: object, _timeout: float) -> HttpResponse:
+    raise HttpError(f"a test makes no HTTP requests (to {url.partition('?')[0]}): give TestHost an `http` that answers")

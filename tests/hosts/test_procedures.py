@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from spacetimedb import (
+    AnonymousViewContext,
     At,
     HttpContext,
     HttpError,
@@ -57,6 +58,19 @@ class Chore(Schedule):
 def write(ctx: ReducerContext, id: u32, text: str) -> None:
     ctx.log.info("a note")
     ctx.db[Note].insert(Note(id=id, text=text))
+
+
+@m.view
+def texts(ctx: AnonymousViewContext) -> list[Note]:
+    rows = list(ctx.db[Note].iter())
+    if any(row.text == "poison" for row in rows):
+        raise RuntimeError("a view is poisoned")
+    return rows
+
+
+@m.procedure
+def write_one(ctx: ProcedureContext, id: u32, text: str) -> None:
+    ctx.with_tx(write, id, text)
 
 
 @m.procedure
@@ -393,6 +407,17 @@ def test_host_returns_results_and_raises(host: TestHost) -> None:
     assert host.db[Note].count() == 2
     assert "tx inside" not in host.procedure(ALICE, blocking, "sleep")
     assert host.procedure(ALICE, blocking, "tx").endswith("inside a transaction")
+
+
+def test_host_a_view_that_fails_undoes_the_transaction(host: TestHost) -> None:
+    host.connect(ALICE)
+    seen = host.subscribe(ALICE, "SELECT * FROM texts")
+    host.procedure(ALICE, write_one, 1, "good")
+    assert [note.text for note in seen.rows(texts)] == ["good"]
+    with pytest.raises(RuntimeError, match="poisoned"):
+        host.procedure(ALICE, write_one, 2, "poison")
+    assert host.db[Note].count() == 1
+    assert [line["function"] for line in host.log if line["level"] == "Panic"] == ["texts"]
 
 
 def test_host_sleeping_moves_the_clock_and_lets_schedules_run(host: TestHost) -> None:
