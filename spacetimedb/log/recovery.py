@@ -1,6 +1,9 @@
-"""Recovery: from the commit log to the rows of every table.
+"""Recovery: from the newest snapshot and the commit log to the rows of every table.
 
-    state = recover(directory)         # RecoveredState: rows of every table, next offset
+    state = recover(directory, snapshots)      # RecoveredState: rows of every table, next offset
+
+A snapshot that is damaged, or that the log does not continue, is passed over for an older one, and at last for the
+whole log; `problems` says so. What is wrong with the log itself is an error, whatever the snapshots hold.
 
 The log describes itself. A database begins with the rows that the system tables have of themselves, which are not
 logged; the record at offset 0 adds the rows that describe its own tables, and every later change of schema is a change
@@ -22,15 +25,18 @@ Unless told where it is, the state before offset 0 is that of `schema.system.boo
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from struct import error as StructError
 from struct import unpack_from
 from typing import Final
 
 from spacetimedb.log.files import OPERATING_SYSTEM, FileSystem
 from spacetimedb.log.row_splitter import splitter
-from spacetimedb.log.segments import read_commits
+from spacetimedb.log.segments import LogDamaged, list_segments, read_commits
+from spacetimedb.log.snapshot import Snapshot, SnapshotDamaged, list_snapshots, read_snapshot
 from spacetimedb.log.txdata import Splitter, Transaction, decode_payload
 from spacetimedb.schema.system import (
     FIRST_USER_ID,
@@ -158,6 +164,10 @@ class RecoveredState:
         """Rows inserted and deleted so far, truncated ones not counted."""
         self.seconds = 0.0
         """Time that `recover` took."""
+        self.snapshot_offset = 0
+        """Number of transactions that came from a snapshot; 0: none."""
+        self.problems: list[str] = []
+        """Why better snapshots were not used."""
         for table_id, rows in bootstrap.items():
             self.tables[table_id] = dict.fromkeys(rows)
             self.schema.inserted(table_id, self.tables[table_id])
@@ -232,25 +242,56 @@ class RecoveredState:
             self.tables.setdefault(table_id, {})
 
 
+def _system_row_types() -> dict[int, Product]:
+    return {table.table_id: table.definition.row_type for table in SYSTEM_TABLES}
+
+
+def snapshot_state(snapshot: Snapshot) -> RecoveredState:
+    """The state that a snapshot holds. Raises SnapshotDamaged."""
+    state = RecoveredState(_system_row_types(), {})
+    schema = state.schema
+    try:
+        for table_id, chunks in snapshot.tables():
+            rows: list[bytes] = []
+            for chunk in chunks:
+                part, end = schema.splitter(table_id)(chunk.rows, 0, chunk.count)
+                if end != len(chunk.rows):
+                    raise SnapshotDamaged(snapshot.path, f"rows of table {table_id} have a wrong length")
+                if table_id < FIRST_USER_ID:
+                    schema.inserted(table_id, part)
+                rows += part
+            table = state.tables[table_id] = dict.fromkeys(rows)
+            if len(table) != len(rows):
+                raise SnapshotDamaged(snapshot.path, f"a row of table {table_id} comes twice")
+    except (DecodeError, StructError, IndexError) as error:
+        raise SnapshotDamaged(snapshot.path, str(error)) from error
+    state.next_offset = state.snapshot_offset = snapshot.next_offset
+    return state
+
+
 def initial_state() -> RecoveredState:
     """The state of a database before its first transaction: system tables that describe themselves."""
-    row_types = {table.table_id: table.definition.row_type for table in SYSTEM_TABLES}
     encoders = {table.table_id: codec(table.shape).encode for table in SYSTEM_TABLES}
     rows = {table_id: [encoders[table_id](row) for row in rows] for table_id, rows in bootstrap_rows().items()}
-    return RecoveredState(row_types, rows)
+    return RecoveredState(_system_row_types(), rows)
 
 
 def replay(
-    directory: Path, state: RecoveredState, files: FileSystem = OPERATING_SYSTEM
+    directory: Path, state: RecoveredState, files: FileSystem = OPERATING_SYSTEM, until: int | None = None
 ) -> Iterator[tuple[int, Transaction]]:
-    """Applies the whole log to `state` (of `initial_state`) and yields each transaction, after it, with its offset.
+    """Applies the rest of the log to `state` and yields each transaction, after it, with its offset.
 
+    `until`: stop after so many transactions and do not look at what follows; the log may be growing meanwhile.
     Raises LogDamaged, ReplayError.
     """
+    if until is not None and state.next_offset >= until:
+        return
     decode, apply = state.decode, state.apply
-    for path, commit in read_commits(files, directory):
+    for path, commit in read_commits(files, directory, state.next_offset):
         body, at = commit.body, commit.at
         try:
+            if commit.offset != state.next_offset:
+                raise ReplayError(state.next_offset, "begins inside a commit")
             for offset in range(commit.offset, commit.offset + commit.n):
                 transaction, at = decode(body, at)
                 apply(transaction)
@@ -261,21 +302,62 @@ def replay(
             raise ReplayError(state.next_offset, f"failed to decode tx record: {error}", path) from error
         except ReplayError as error:
             raise ReplayError(error.offset, error.what, path) from error
+        if state.next_offset == until:
+            return
 
 
-def recover(directory: Path, files: FileSystem = OPERATING_SYSTEM) -> RecoveredState:
-    """The state at the end of the log. A missing or empty log gives the initial state (`next_offset` 0).
+def starting_state(directory: Path, snapshots: Path | None, files: FileSystem = OPERATING_SYSTEM) -> RecoveredState:
+    """The newest state from which the log can be replayed: that of a snapshot, or the initial one.
 
-    Raises LogDamaged, ReplayError, OSError.
+    Raises LogDamaged if the log does not begin at offset 0 and no snapshot can be used, OSError.
+    """
+    problems: list[str] = []
+    found = list_snapshots(files, snapshots) if snapshots is not None else []
+    try:
+        segments = list_segments(files, directory)
+    except FileNotFoundError:
+        segments = []
+    if found and not segments:
+        raise LogDamaged(directory, 0, 0, f"the log is missing, but {found[0][0]} transactions were durable")
+    for next_offset, path in found:
+        if segments[0][0] > next_offset:
+            problems.append(f"{path}: the log begins behind it, at offset {segments[0][0]}")
+            break
+        try:
+            state = snapshot_state(read_snapshot(files, path))
+        except (SnapshotDamaged, OSError) as error:
+            problems.append(str(error))
+            continue
+        state.problems = problems
+        return state
+    if segments and segments[0][0]:
+        first, path = segments[0]
+        missing = f"the log begins at offset {first} and no snapshot that it continues can be used"
+        raise LogDamaged(path, 0, 0, "; ".join([missing, *problems]))
+    state = initial_state()
+    state.problems = problems
+    return state
+
+
+def recover(directory: Path, snapshots: Path | None = None, files: FileSystem = OPERATING_SYSTEM) -> RecoveredState:
+    """The state at the end of the log in `directory`. A missing or empty log gives the initial state (`next_offset` 0).
+
+    `snapshots` is the directory of its snapshots. Raises LogDamaged, ReplayError, OSError.
     """
     started = time.monotonic()
-    state = initial_state()
+    collects = gc.isenabled()
+    gc.disable()  # millions of objects are made here and none of them is garbage
     try:
-        for _ in replay(directory, state, files):
-            pass
-    except FileNotFoundError:
-        if state.next_offset:
-            raise
+        state = starting_state(directory, snapshots, files)
+        try:
+            for _ in replay(directory, state, files):
+                pass
+        except FileNotFoundError:
+            if state.next_offset:
+                raise
+    finally:
+        if collects:
+            gc.enable()
     state.finish()
     state.seconds = time.monotonic() - started
     return state

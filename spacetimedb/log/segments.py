@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from struct import Struct, unpack_from
 
@@ -290,19 +291,44 @@ def _later_commit(walk: Walk) -> int | None:
     return None
 
 
-def read_commits(files: FileSystem, directory: Path) -> Iterator[tuple[Path, Commit]]:
-    """Every commit of the log with the file it is in, in order, verified. Reads one segment at a time, changes nothing.
+def read_commits(files: FileSystem, directory: Path, start: int = 0) -> Iterator[tuple[Path, Commit]]:
+    """Every commit with transactions from offset `start` on, with its file, in order, verified.
 
-    Raises LogDamaged; a torn tail ends the log.
+    Reads one segment at a time, changes nothing. A torn tail ends the log. Raises LogDamaged, also if the log begins
+    behind `start` or ends before it.
     """
     segments = list_segments(files, directory)
-    expected = 0
-    for i, (first, path) in enumerate(segments):
+    first_needed = max((i for i, (first, _) in enumerate(segments) if first <= start), default=0)
+    expected = min(segments[first_needed][0], start) if segments else 0
+    for i in range(first_needed, len(segments)):
+        first, path = segments[i]
         following = segments[i + 1][0] if i + 1 < len(segments) else None
         walk = Walk(path, first, files.read(path))
         if first != expected:
             raise LogDamaged(path, 0, expected, f"the segment starts at offset {first}, expected {expected}")
         for commit in walk:
-            yield path, commit
+            if commit.offset + commit.n > start:
+                yield path, commit
         judge(files, walk, following)
         expected = walk.next_offset
+    if expected < start:
+        path = segments[-1][1] if segments else directory
+        raise LogDamaged(path, 0, expected, f"the log ends at offset {expected}, but {start} transactions were durable")
+
+
+def prune_segments(files: FileSystem, directory: Path, before: int) -> int:
+    """Removes the segments that hold only transactions before an offset, oldest first; returns how many.
+
+    The last segment stays. What belongs to a removed segment goes with it. Raises OSError.
+    """
+    segments = list_segments(files, directory)
+    gone = [path for (_, path), (following, _) in pairwise(segments) if following <= before]
+    names = set(files.list(directory)) if gone else set()
+    for path in gone:
+        stem = path.name.removesuffix(SEGMENT_SUFFIX)
+        files.remove(path)
+        for suffix in (MARK_SUFFIX, INDEX_SUFFIX):
+            if stem + suffix in names:
+                files.remove(path.with_name(stem + suffix))
+        files.sync_directory(directory)
+    return len(gone)

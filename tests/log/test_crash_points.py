@@ -5,11 +5,13 @@ it, with what was not synced kept or lost, for contents of files and entries of 
 Every one of these images must open, hold every transaction that was confirmed before, and hold no half of one.
 
 The workload: a bank, whose money is constant, and a journal with entries of very different lengths; commits in batches,
-segments that rotate, a log that is opened again, a sync that comes late.
+segments that rotate, a log that is opened again, syncs that come late, snapshots, and the removal of old snapshots and
+segments.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from random import Random
 from struct import pack, unpack
@@ -19,12 +21,15 @@ import pytest
 from spacetimedb.log.commit_log import CommitLogWriter
 from spacetimedb.log.recovery import RecoveredState, recover
 from spacetimedb.log.segments import LogDamaged
+from spacetimedb.log.snapshot import snapshot_directory
+from spacetimedb.log.snapshotter import take_snapshot
 from spacetimedb.types.algebraic import I64, STRING, U32
 
 from .faulty_files import Content, MemoryFiles
 from .test_commit_log import LOG
 from .test_recovery import column_row, payload, string, table_row
 
+SNAPSHOTS = snapshot_directory(LOG)
 ACCOUNTS, JOURNAL = 4096, 4097
 PEOPLE, MONEY = 6, 1000
 TRANSACTIONS = 36
@@ -136,7 +141,7 @@ def check(files: MemoryFiles, confirmed: int) -> None:
         kept = log.next_offset
         assert log.durable_offset == (kept - 1 if kept else None)
     assert kept >= confirmed, f"{confirmed} transactions were confirmed, {kept} are left"
-    recovered = recover(LOG, files)
+    recovered = recover(LOG, SNAPSHOTS, files)
     assert recovered.next_offset == kept
     assert state_in(recovered) == SCRIPT.states[kept], f"not the state after {kept} transactions"
     if kept:
@@ -148,7 +153,7 @@ class Workload:
 
     def __init__(self, files: CrashingFiles) -> None:
         self.files = files
-        self.confirmed = 0
+        self.confirmed = self.snapshots = self.removed_segments = 0
         self.rng = Random(6)
 
     def run(self) -> None:
@@ -158,18 +163,28 @@ class Workload:
             assert log.next_offset == at
             until = min(at + 15, TRANSACTIONS)
             while at < until:
-                batch = min(self.rng.choice((1, 1, 2, 5, 12)), until - at)
+                batch = min(self.rng.choice((1, 1, 2, 3, 5)), until - at)
                 log.append(SCRIPT.payloads[at : at + batch])
                 at += batch
                 if log.durable_offset is not None:
                     self.confirmed = log.durable_offset + 1
-                if self.rng.random() < 0.7:
+                if self.rng.random() < 0.8:
                     self.confirmed = (log.sync() or 0) + 1
+                    if self.rng.random() < 0.8:
+                        self.snapshot()
             log.close()
             self.confirmed = at
 
+    def snapshot(self) -> None:
+        counts = dict(zip((ACCOUNTS, JOURNAL), map(len, SCRIPT.states[self.confirmed]), strict=True))
+        taken = take_snapshot(LOG, SNAPSHOTS, self.confirmed, bytes(32), 0, counts, files=self.files)
+        assert not taken.problems
+        self.snapshots += 1
+        self.removed_segments += taken.removed_segments
 
-def test_every_crash_point() -> None:
+
+def test_every_crash_point(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)  # each torn tail is a warning
     files = CrashingFiles()
     workload = Workload(files)
     points = 0
@@ -187,7 +202,8 @@ def test_every_crash_point() -> None:
     workload.run()
     crash()
     assert workload.confirmed == TRANSACTIONS
-    assert len([path for path in files.entries if path.name.endswith(".stdb.log")]) > 10
+    assert workload.snapshots > 3
+    assert workload.removed_segments > 3
     assert points >= 2000, f"only {points} points"
     print(f"{points} crash points at {files.operations} file operations")
 

@@ -175,7 +175,7 @@ def test_our_writer_continues_it() -> None:
     with CommitLogWriter.open(LOG, files) as log:
         assert (log.next_offset, log.torn_bytes) == (121, 0)
         log.append([b"\x20\0\0\0"])
-    state = recover(LOG, files)
+    state = recover(LOG, files=files)
     assert state.next_offset == 122
 
 
@@ -240,7 +240,7 @@ OURS: dict[str, int | str] = {
     # Damage the real server does not notice, because it starts from a snapshot.
     "flip_middle_segment": "checksum mismatch at offset=19, but the data up to byte 3674 was durable",
     "missing_middle_segment": "the segment ends, and the next segment starts at 22",
-    "missing_first_segment": "starts at offset 1, expected 0",
+    "missing_first_segment": "begins at offset 1 and no snapshot",
     # Both refuse.
     "flip_first_commit_of_last_segment": "checksum mismatch at offset=118",
     "last_segment_bad_magic": r"does not start with magic: expected \[28, 64, 73, 29, 5e, 32\], got \[29, 64, ",
@@ -258,10 +258,10 @@ def test_damage(name: str) -> None:
     expected = OURS.get(name, case.get("last_offset_kept"))
     if isinstance(expected, str):
         with pytest.raises(LogDamaged, match=expected):
-            recover(LOG, files)
+            recover(LOG, files=files)
         return
     assert expected is not None
-    state = recover(LOG, files)
+    state = recover(LOG, files=files)
     with CommitLogWriter.open(LOG, files) as log:
         assert log.next_offset == state.next_offset == expected + 1
     if "account_rows" in case:

@@ -64,7 +64,7 @@ def state_of(*payloads: bytes) -> RecoveredState:
     with CommitLogWriter.open(LOG, files, 300) as log:
         for one in payloads:
             log.append([one])
-    return recover(LOG, files)
+    return recover(LOG, files=files)
 
 
 def test_no_log_yet(tmp_path: Path) -> None:
