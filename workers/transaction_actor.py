@@ -188,6 +188,7 @@ class TransactionActor:
             return
         self.publish()
         self._channel.send(self.ready())
+        collect_garbage()
 
     def _forget_reader(self, reader: int) -> None:
         mailbox = self._mailboxes.pop(reader, None)
@@ -343,6 +344,14 @@ class TransactionActor:
         return end
 
 
+def collect_garbage() -> None:
+    """What a program needed to load, and what is left of the one before. It is not collected by itself: calls make no
+    cycles that would have to be found, and looking for them takes time."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> None:
     """Entry of the process; the argument is the number of the inherited channel descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -358,8 +367,7 @@ def main() -> None:
     except InstallError as error:
         channel.send(ActorFailed(str(error)))
         return
-    gc.collect()
-    gc.freeze()
+    collect_garbage()
     gc.disable()
     channel.send(actor.ready())
     actor.run()

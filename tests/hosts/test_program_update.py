@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -225,3 +227,14 @@ def test_repeated_reducer_comes_with_an_update() -> None:
     running.now += 1_500_000
     assert running.database.run_due()
     assert len(running.rows("visit")) == 2
+
+
+def test_old_program_is_let_go() -> None:
+    """Its tables would hold a second copy of all rows."""
+    running = Running(FIRST)
+    running.connect(1)
+    running.add("Ann")
+    old = [weakref.ref(table) for table in running.database.store.tables.values() if not table.definition.is_system]
+    running.update(WIDER, break_clients=True)
+    gc.collect()
+    assert [table() for table in old] == [None] * len(old)
