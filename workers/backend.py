@@ -38,7 +38,9 @@ from spacetimedb.types.json_arguments import ArgumentError
 from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.handlers import run_handler
 from spacetimedb.workers.metrics import metrics_text
+from spacetimedb.workers.views import plan_over_views
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
@@ -209,31 +211,40 @@ class ReaderBackend:
     async def call(
         self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, function: str, arguments: str
     ) -> CallOutcome:
-        """connect, call, disconnect in one batch of requests."""
+        """connect, call, disconnect: in one batch of requests, unless it is a procedure, which may take its time."""
         link = await self.link(database)
         waiter = link.waiter()
         catalog = link.catalog
         problem = None
+        is_owner = caller.identity == link.owner
         reducer = catalog.reducers.get(function)
-        procedure = catalog.procedures.get(function)
+        procedure = catalog.procedures.get(function) if reducer is None else None
+        # What no client may call is looked for among the procedures too, and leaves a line in the log for both.
+        as_procedure = mail.request(mail.PROCEDURE, 0, waiter.number, 0, mail.named(function, b""))
         requests: list[bytes] = []
         try:
             if reducer is not None:
-                if reducer.lifecycle is None and (not reducer.is_private or caller.identity == link.owner):
+                may_call = is_owner or not reducer.is_private
+                if reducer.lifecycle is None and may_call:
                     args = catalog.decoder("reducer", function).decode(arguments)
                 else:
                     args = b""
                 number = catalog.reducer_ids[function]
                 requests.append(mail.request(mail.CALL, number, waiter.number, 0, args, catalog.generation))
+                if reducer.lifecycle is None and not may_call:
+                    requests.append(as_procedure)
+            elif procedure is not None and procedure.is_private and not is_owner:
+                requests.append(as_procedure)
             elif procedure is not None:
                 args = catalog.decoder("procedure", function).decode(arguments)
                 requests.append(mail.request(mail.PROCEDURE, 0, waiter.number, 0, mail.named(function, args)))
             else:
                 requests.append(mail.request(mail.CALL, mail.BY_NAME, waiter.number, 0, mail.named(function, b"")))
+                requests.append(as_procedure)
         except ArgumentError as error:
             problem = error.message("procedure" if procedure is not None else "reducer")
             requests.append(mail.request(mail.CALL, mail.BAD_CALL, waiter.number, 0, mail.named(function, b"")))
-        await self._run(link, caller, connection_id, requests, waiter)
+        await self._run(link, caller, connection_id, requests, waiter, stays=procedure is not None)
         outcome = waiter.outcome
         text = waiter.body.decode("utf-8", "replace") if outcome is not Outcome.RETURNED else ""
         if waiter.refused:
@@ -247,15 +258,23 @@ class ReaderBackend:
             text = catalog.result_to_json(function, waiter.body)
             return CallOutcome(CallKind.RETURNED, text, waiter.duration_us)
         kind = _PLAIN_KINDS.get(outcome, CallKind.PANICKED)
+        if kind is CallKind.PROCEDURE_PANICKED:
+            return CallOutcome(kind, "see the module log")
         if kind is CallKind.LIFECYCLE:
             text = text.removeprefix("can't directly call special ").removesuffix(" lifecycle reducer")
         return CallOutcome(kind, text, waiter.duration_us)
 
     async def _run(
-        self, link: DatabaseLink, caller: Claims, connection_id: ConnectionId, requests: list[bytes], waiter: Waiter
+        self,
+        link: DatabaseLink,
+        caller: Claims,
+        connection_id: ConnectionId,
+        requests: list[bytes],
+        waiter: Waiter,
+        stays: bool = False,
     ) -> None:
         try:
-            await link.request(caller.identity, bytes(connection_id), caller.payload, requests, waiter)
+            await link.request(caller.identity, bytes(connection_id), caller.payload, requests, waiter, stays)
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the request ran; it may have been executed") from None
 
@@ -284,7 +303,7 @@ class ReaderBackend:
         if waiter.refused:
             raise BackendError(403, waiter.body.decode())
         if error is None and isinstance(plan, SelectPlan):
-            return await self._select(link, plan, caller, is_owner, started, confirmed)
+            return await self._select(link, text, plan, caller, is_owner, started, confirmed)
         if error is not None:
             raise BackendError(400, str(error))
         if waiter.outcome is Outcome.SQL_ERROR:
@@ -295,17 +314,29 @@ class ReaderBackend:
         return SqlOutcome('{"elements":[]}', "[]", waiter.duration_us, inserted, deleted, updated)
 
     async def _select(
-        self, link: DatabaseLink, plan: SelectPlan, caller: Claims, is_owner: bool, started: float, confirmed: bool
+        self,
+        link: DatabaseLink,
+        text: str,
+        plan: SelectPlan,
+        caller: Claims,
+        is_owner: bool,
+        started: float,
+        confirmed: bool,
     ) -> SqlOutcome:
+        user = link.new_number()
         try:
+            if plan.reads_views:
+                plan = await plan_over_views(link, text, caller.identity, is_owner, user)
             await link.with_tables(plan.stored_tables)
             result = execute_select(plan, link)
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the query ran") from None
         except SqlError as error:
             raise BackendError(400, str(error)) from None
+        finally:
+            link.views.done(user)
+            link.forget_unused_tables()
         horizon = link.position_horizon
-        link.forget_unused_tables()
         row_type = Product(tuple(ProductElement(c.name, c.algebraic_type) for c in result.columns))
         to_json = row_to_json(row_type)
         rows = "[" + ",".join([to_json(row, 0)[0] for row in result.rows]) + "]"
@@ -334,8 +365,12 @@ class ReaderBackend:
         return _stream(link, data, send, receive, follow)
 
     async def route(self, database: DatabaseInfo, request: HandlerRequest) -> HandlerResponse | None:
-        """Modules have no HTTP handlers yet."""
-        return None
+        """By the actor, without connecting anybody."""
+        link = await self.link(database)
+        try:
+            return await run_handler(link, request)
+        except DatabaseGone:
+            raise BackendError(503, "the database stopped while the request ran; it may have been executed") from None
 
     # -- the server
 
