@@ -256,6 +256,26 @@ def test_subscriptions_keep_their_place_among_calls(connect: Connect) -> None:
         assert [update["item"][0][1][0][0] for update in later] == [first + number for number in range(20, 40)]
 
 
+@pytest.mark.parametrize(("form", "value"), [("json", "1"), ("bsatn", {"hex": "0100000000000000"})])
+def test_procedures_and_views(connect: Connect, form: str, value: Any) -> None:
+    """What a procedure commits comes before its result, with request id 0, also to its caller."""
+    client = connect(form)
+    client.ask("SubscribeMulti", query_strings=["SELECT * FROM top_items", ITEM], request_id=1, query_id={"id": 1})
+    fields = {"procedure": "item_proc", "args": '[20,"n"]', "request_id": 9, "flags": 0}
+    client.raw.send_text(json.dumps({"CallProcedure": fields}))
+    message = client.read()
+    assert message["TransactionUpdateLight"]["request_id"] == 0
+    assert light(message) == {"item": [([], [[20, "n", 7]])]}
+    result = client.read()["ProcedureResult"]
+    assert (result["status"], result["request_id"]) == ({"Returned": value}, 9)
+    client.call("set_score", [20, 100], flags=1)
+    change = light(client.read())
+    assert change["top_items"] == [([], [[20, "n", 100]])]
+    ended = client.ask("UnsubscribeMulti", request_id=2, query_id={"id": 1})["UnsubscribeMultiApplied"]
+    rows = ([[20, "n", 100]], [])
+    assert shown(ended["update"]) == {"top_items": [rows], "item": [rows]}
+
+
 @pytest.mark.parametrize(
     ("form", "payload", "reason"),
     [
