@@ -12,8 +12,9 @@ from case_player import Player
 CASES = Path(__file__).parents[1] / "vectors" / "module"
 FILES = ("tables", "sequences", "events", "errors", "lifecycle", "context", "schedules", "views")
 NOT_PLAYED = {"publish", "route", "procedure", "answer"}
-"""Steps that need a server; cases with them are played elsewhere."""
+"""Steps that need a server, or threads: see `test_procedure_cases`."""
 WITH_PROCEDURES = {"unknown-function", "not-callable-by-clients"}
+"""Played there too."""
 OTHERWISE = {"rearm-own-row", "nobody-subscribed"}
 """Here the recording shows what we do not have: see `test_test_host.test_a_run_may_set_its_row_a_new_time` (a flaw) and
 `test_views.test_what_nobody_uses_does_not_run` (a view that goes on running after its last subscriber left)."""
@@ -23,10 +24,9 @@ def cases() -> list[Any]:
     found = []
     for name in FILES:
         for case in json.loads((CASES / f"{name}.json").read_text())["cases"]:
-            procedures = case["name"] in WITH_PROCEDURES | OTHERWISE or any(
-                step.get("function", "").startswith("proc_") for step in case["steps"]
-            )
-            if not procedures and not any(NOT_PLAYED & step.keys() for step in case["steps"]):
+            if case["name"] not in WITH_PROCEDURES | OTHERWISE and not any(
+                NOT_PLAYED & step.keys() for step in case["steps"]
+            ):
                 found.append(pytest.param(case, id=f"{name}-{case['name']}"))
     return found
 
