@@ -29,6 +29,12 @@ class DatabaseCatalog:
         self._public = SchemaCatalog(self.definition, up.table_ids, owner=False)
         self._all = SchemaCatalog(self.definition, up.table_ids, owner=True)
 
+        tables = [table for table in self._all.all() if not table.is_view]
+        self.stored_tables = {table.table_id for table in tables}
+        """Ids of the tables, without views."""
+        self.fixed_size_tables = {table.table_id for table in tables if table.layout.row_size is not None}
+        """Those whose rows all have one length."""
+
     def for_caller(self, identity: Identity) -> SchemaCatalog:
         """The tables this caller may name."""
         return self._all if identity == self.owner else self._public

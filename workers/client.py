@@ -20,11 +20,14 @@ import trio
 
 from spacetimedb.protocol import frames, v1, v2
 from spacetimedb.types.special import ConnectionId, Identity
+from spacetimedb.workers.large_answers import Slices
 
 if TYPE_CHECKING:
     from spacetimedb.workers.database_link import DatabaseLink
 
 READ_BYTES: Final = 256 << 10
+SEND_BYTES: Final = 1 << 20
+"""Bytes of a backlog that go out before other clients have their turn."""
 MAX_BACKLOG_MESSAGES: Final = 16384
 """Messages that wait for a socket that does not take them; then the client is dropped."""
 MAX_BACKLOG_BYTES: Final = 64 << 20
@@ -55,6 +58,7 @@ class Client:
     """Server messages as WebSocket messages of one each."""
 
     __slots__ = (
+        "allowance",
         "backlog",
         "backlog_bytes",
         "backlog_messages",
@@ -65,6 +69,7 @@ class Client:
         "control",
         "deferred",
         "ended",
+        "gathering",
         "held",
         "horizon",
         "identity",
@@ -115,11 +120,15 @@ class Client:
         self.waiting = False
         """The first deferred message waits for a table's refs."""
         self.messages: list[bytes] = []
+        self.gathering: deque[bytes] = deque()
+        """Those of `messages` that only stand for one that is being gathered; nothing passes them."""
         self.horizon = 0
         """What must be durable before `messages` may be sent."""
-        self.held: deque[tuple[int, bytes]] = deque()
+        self.held: deque[tuple[int, bytes | memoryview]] = deque()
         self.backlog: deque[memoryview] = deque()
         self.backlog_bytes = 0
+        self.allowance = 0
+        """Bytes of large answers that the backlog may hold beyond its limit until it is empty."""
         self.backlog_messages = 0
         self.last_received = 0.0
         self.pinged_at = 0.0
@@ -134,6 +143,7 @@ class Lane:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self.clients: set[Client] = set()
+        self.slices = Slices()
         self.now = trio.current_time()
         self.messages_sent = 0
         self.bytes_sent = 0
@@ -224,7 +234,7 @@ class Lane:
 
     # -- sending
 
-    def send(self, client: Client, data: bytes) -> None:
+    def send(self, client: Client, data: bytes | memoryview) -> None:
         """Writes whole frames, or keeps them until the socket takes them. Never waits."""
         if client.backlog:
             self._keep(client, memoryview(data))
@@ -246,14 +256,17 @@ class Lane:
         client.backlog.append(data)
         client.backlog_bytes += len(data)
         if len(client.backlog) > MAX_BACKLOG_MESSAGES or (
-            client.backlog_bytes > MAX_BACKLOG_BYTES and len(client.backlog) > 1
+            client.backlog_bytes > MAX_BACKLOG_BYTES + client.allowance and len(client.backlog) > 1
         ):
             self.dropped += 1
             self.drop(client)
 
     def _send_backlog(self, client: Client) -> None:
         backlog = client.backlog
+        left = SEND_BYTES
         while backlog:
+            if left <= 0:
+                return
             data = backlog[0]
             try:
                 sent = client.socket.send(data)
@@ -264,10 +277,12 @@ class Lane:
                 return
             self.bytes_sent += sent
             client.backlog_bytes -= sent
+            left -= sent
             if sent < len(data):
                 backlog[0] = data[sent:]
                 return
             backlog.popleft()
+        client.allowance = 0
         if client in self.clients:
             self._selector.modify(client.socket, selectors.EVENT_READ, client)
 

@@ -32,6 +32,7 @@ from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown,
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane, Message
+from spacetimedb.workers.large_answers import answer_later, build_index, enter_rows
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
@@ -43,12 +44,15 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from spacetimedb.sql.catalog import CallerCatalog
+    from spacetimedb.subscriptions.large_rows import Snapshot
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.subscriptions.query_sets import OneOff
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
 
+KEEP_S: Final = 10.0
+"""How long rows and indexes of a table are kept after their last use."""
 _COMMIT: Final = Layout("<IBBHQqHHIII")
 """Head of a commit record up to the duration."""
 _U32: Final = Layout("<I")
@@ -97,6 +101,12 @@ class DatabaseLink:
         """By table id, kept current."""
         self._asked: dict[int, list[Callable[[], None]]] = {}
         """Tables whose refs the actor was asked for, with what to do then."""
+        self.building: dict[tuple[int, int], list[Callable[[], None]]] = {}
+        """Indexes that are being built, by table id and column, with what to do then."""
+        self.built: dict[int, int] = {}
+        """Table id to the number of indexes that were built and are kept for a while though nobody subscribes."""
+        self._used: dict[int, float] = {}
+        """When a table's rows were asked for last, by table id."""
         self.subscriptions = Subscriptions(self)
         self.views = instances_of(self)
         self._frames: dict[int, bytes] = {}
@@ -338,6 +348,7 @@ class DatabaseLink:
         return not client.waiting
 
     def _has_rows(self, table_id: int) -> bool:
+        self._used[table_id] = trio.current_time()
         rows = self.known_rows.get(table_id)
         return rows is not None and rows.is_ready
 
@@ -369,9 +380,17 @@ class DatabaseLink:
 
     def forget_unused_tables(self) -> None:
         """Lets go of all rows, and gives back all instances of views, that nobody here reads any more."""
+        now = trio.current_time()
+        if self.built and not self.building and not self._asked:
+            for table_id in [t for t in self.built if now - self._used.get(t, 0.0) > KEEP_S]:
+                for _ in range(self.built.pop(table_id)):
+                    self.subscriptions.end_index(table_id)
         for table_id in self.known_rows.keys() - self.subscriptions.tables.keys():
-            if table_id not in self._asked and self.views.release(table_id):
+            # Views go at once, tables are often asked for again.
+            is_kept = table_id in self.catalog.stored_tables and now - self._used.get(table_id, 0.0) <= KEEP_S
+            if not is_kept and table_id not in self._asked and self.views.release(table_id):
                 del self.known_rows[table_id]
+                self._used.pop(table_id, None)
         if self.outgoing and not self.down:
             self.post()
 
@@ -691,7 +710,10 @@ class DatabaseLink:
             parts = []
             while held and held[0][0] <= durable:
                 parts.append(held.popleft()[1])
-            if parts:
+            if client.allowance:
+                for part in parts:
+                    self.lane.send(client, part)
+            elif parts:
                 self.lane.send(client, parts[0] if len(parts) == 1 else b"".join(parts))
             if not held:
                 self._holding.discard(client)

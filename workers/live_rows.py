@@ -26,15 +26,17 @@ from spacetimedb.store.commit_record import TableChange
 
 MAX_PENDING: Final = 4096
 """Lists of refs kept before they are entered into the maps, if nobody asks earlier."""
-PIECE: Final = 16_384
+PIECE: Final = 65_536
 """Refs entered at a time while others wait."""
+BULK: Final = 256
+"""Refs from which on it is worth to look whether they lie closely together."""
+SPREAD: Final = 64
+"""Places per ref up to which they do."""
 _UNIT_BITS: Final = 4
+_UNITS_BITS: Final = 12
 _CHUNK_BITS: Final = 16
 _UNITS: Final = CHUNK >> _UNIT_BITS
 _UNIT_MASK: Final = _UNITS - 1
-_SHORTEST_RUN: Final = 8
-_SINGLE: Final = 64
-"""Refs entered one by one before the next look for a run."""
 
 
 class LiveRows:
@@ -94,40 +96,37 @@ class LiveRows:
             self.enter_some()
 
     def _enter(self, present: int, refs: array[int]) -> None:
+        if len(refs) >= BULK:
+            first = min(refs) >> _CHUNK_BITS
+            last = max(refs) >> _CHUNK_BITS
+            if (last - first + 1) << _UNITS_BITS <= len(refs) * SPREAD:
+                self._enter_many(present, refs, first, last)
+                return
         maps = self._maps
-        count = len(refs)
-        if count < _SHORTEST_RUN:
-            for ref in refs:
-                self._map(ref >> _CHUNK_BITS)[ref >> _UNIT_BITS & _UNIT_MASK] = present
-            return
-        at = 0
-        while at < count:
-            # Rows that were inserted together mostly lie at equal distances, upwards or downwards.
-            ref = refs[at]
-            stride = refs[at + 1] - ref if at + 1 < count else 0
-            within = ref & (CHUNK - 1)
-            if stride and abs(stride) < CHUNK and stride & 15 == 0:
-                n = (within // -stride if stride < 0 else (CHUNK - 1 - within) // stride) + 1
-                n = min(n, count - at)
-                if n >= _SHORTEST_RUN and refs[at : at + n] == array("Q", range(ref, ref + n * stride, stride)):
-                    first = (within if stride > 0 else within + (n - 1) * stride) >> _UNIT_BITS
-                    step = abs(stride) >> _UNIT_BITS
-                    found = self._map(ref >> _CHUNK_BITS)
-                    found[first : first + (n - 1) * step + 1 : step] = bytes((present,)) * n
-                    at += n
-                    continue
-            for ref in refs[at : at + _SINGLE]:
-                found_map = maps.get(ref >> _CHUNK_BITS)
-                if found_map is None:
-                    found_map = self._map(ref >> _CHUNK_BITS)
-                found_map[ref >> _UNIT_BITS & _UNIT_MASK] = present
-            at += _SINGLE
+        for ref in refs:
+            found = maps.get(ref >> _CHUNK_BITS)
+            if found is None:
+                found = maps[ref >> _CHUNK_BITS] = bytearray(_UNITS)
+            found[ref >> _UNIT_BITS & _UNIT_MASK] = present
 
-    def _map(self, chunk: int) -> bytearray:
-        found = self._maps.get(chunk)
-        if found is None:
-            found = self._maps[chunk] = bytearray(_UNITS)
-        return found
+    def _enter_many(self, present: int, refs: array[int], first: int, last: int) -> None:
+        """Refs that lie closely together, in the chunks `first` to `last`, through one map of all of these."""
+        flat = bytearray((last + 1 - first) << _UNITS_BITS)
+        offset = first << _UNITS_BITS
+        for ref in refs:
+            flat[(ref >> _UNIT_BITS) - offset] = 1
+        maps = self._maps
+        for chunk in range(first, last + 1):
+            at = (chunk - first) << _UNITS_BITS
+            new = flat[at : at + _UNITS]
+            old = maps.get(chunk)
+            if old is None:
+                if present:
+                    maps[chunk] = new
+                continue
+            was, now = int.from_bytes(old, "little"), int.from_bytes(new, "little")
+            result = was | now if present else was & ~now
+            maps[chunk] = bytearray(result.to_bytes(_UNITS, "little"))
 
     def refs(self) -> array[int]:
         """Refs of all live rows, by address."""
@@ -157,11 +156,11 @@ class LiveRows:
             out += rows
         return out
 
-    def snapshot(self) -> Snapshot:
-        """The rows as they are now, to be read later. Close it."""
+    def snapshot(self, keeps: bool = True) -> Snapshot:
+        """The rows as they are now, to be read later. Close it. Not `keeps`: without those deleted until then."""
         self._enter_all()
         maps = {chunk: found.copy() for chunk, found in self._maps.items()}
-        made = Snapshot(self._heap, maps, self.row_size_is_fixed, self._count, self._snapshots)
+        made = Snapshot(self._heap, maps, self.row_size_is_fixed, self._count, self._snapshots, keeps)
         self._snapshots.append(made)
         return made
 
@@ -172,14 +171,21 @@ class LiveRows:
 class Snapshot:
     """The rows of one moment. `batches` may pause for as long as it likes: rows that are deleted meanwhile are kept."""
 
-    __slots__ = ("_heap", "_kept", "_maps", "_open", "count", "row_size_is_fixed")
+    __slots__ = ("_heap", "_keeps", "_kept", "_maps", "_open", "count", "row_size_is_fixed")
 
     def __init__(
-        self, heap: RowReader, maps: dict[int, bytearray], fixed: bool, count: int, open_ones: list[Snapshot]
+        self,
+        heap: RowReader,
+        maps: dict[int, bytearray],
+        fixed: bool,
+        count: int,
+        open_ones: list[Snapshot],
+        keeps: bool,
     ) -> None:
         self._heap = heap
         self._maps = maps
         self._kept: list[bytes] = []
+        self._keeps = keeps
         self._open = open_ones
         self.count = count
         """Number of rows."""
@@ -192,7 +198,8 @@ class Snapshot:
             found = maps.get(ref >> _CHUNK_BITS)
             if found is not None and found[ref >> _UNIT_BITS & _UNIT_MASK]:
                 found[ref >> _UNIT_BITS & _UNIT_MASK] = 0
-                self._kept.append(row)
+                if self._keeps:
+                    self._kept.append(row)
 
     def batches(self) -> Iterator[Sequence[bytes]]:
         """Every row once, some at a time. To be called once."""

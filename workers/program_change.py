@@ -45,6 +45,8 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
     old = link.catalog
     link.up = up
     link.catalog = new = DatabaseCatalog(up)
+    for table_id, rows in link.known_rows.items():
+        rows.row_size_is_fixed = table_id in new.fixed_size_tables
     link.subscriptions.forget_plans()
     link.v1.follow_catalog(link.catalog.for_caller(link.owner))
     grown = {

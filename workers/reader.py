@@ -185,6 +185,7 @@ class Reader:
         while True:
             await trio.sleep(1)
             for link in self.links.values():
+                link.forget_unused_tables()
                 block, slot = link.control, self.number
                 for word, value in (
                     (words.READER_PID, os.getpid()),
@@ -200,7 +201,8 @@ class Reader:
     async def run(self) -> None:
         """Serves until told to stop, or until the supervisor is gone."""
         async with trio.open_nursery() as nursery:
-            for task in (self._listen, self._pump, self.lane.run, self.lane.keep_alive, self._count):
+            lane = self.lane
+            for task in (self._listen, self._pump, lane.run, lane.slices.run, lane.keep_alive, self._count):
                 nursery.start_soon(_or_die, task)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, nursery)

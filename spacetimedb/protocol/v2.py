@@ -322,7 +322,12 @@ def initial_connection(identity: bytes, connection_id: bytes, token: str) -> byt
 
 def subscribe_applied(request_id: int, query_set_id: int, tables: Sequence[bytes]) -> bytes:
     """`tables`: `single_table_rows` results in query order."""
-    return _TAG_3U32.pack(1, request_id, query_set_id, len(tables)) + b"".join(tables)
+    return subscribe_applied_head(request_id, query_set_id, len(tables)) + b"".join(tables)
+
+
+def subscribe_applied_head(request_id: int, query_set_id: int, count: int) -> bytes:
+    """A SubscribeApplied up to its `count` tables."""
+    return _TAG_3U32.pack(1, request_id, query_set_id, count)
 
 
 def unsubscribe_applied(request_id: int, query_set_id: int, tables: Sequence[bytes] | None) -> bytes:

@@ -203,7 +203,7 @@ class Subscriptions:
     def begin(
         self, client: int, query_set_id: int, queries: Sequence[Query], snapshot_of: SnapshotOf
     ) -> list[bytes | LargeRows]:
-        """As ``subscribe``, but the rows from large tables are still to be gathered. Each use of one has to `leave` it."""
+        """As ``subscribe``, but the rows from large tables are still to be gathered. Users of one `leave` it."""
         out: list[bytes | LargeRows] = []
         for query in self._register(client, query_set_id, queries):
             out += self._large.rows(query, snapshot_of) or self._rows(query)

@@ -1,8 +1,8 @@
 """The instances of views that the queries of one reader use.
 
-A query that names a view reads an instance of it (see `sql.catalog`), which the transaction actor makes when it is asked
-to and keeps current while somebody uses it. Here is what a reader knows: the instances that exist for it, the requests
-on their way, and who waits for them.
+A query that names a view reads an instance of it (see `sql.catalog`), which the transaction actor makes when it is
+asked to and keeps current while somebody uses it. Here is what a reader knows: the instances that exist for it, the
+requests on their way, and who waits for them.
 
 A *user* is whoever plans queries, by a number: a client, or a request over HTTP. It plans with `catalog`, then calls
 `want`. If instances are missing they are requested, and the user plans again when it is called back: all are there

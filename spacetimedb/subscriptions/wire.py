@@ -42,8 +42,8 @@ def string(text: str) -> bytes:
     return _COUNT.pack(len(data)) + data
 
 
-def row_list(data: bytes, count: int, lengths: Sequence[int] | int) -> bytes:
-    """A BsatnRowList of ``count`` rows back to back in ``data``; ``lengths``: of all, or of each."""
+def row_list_head(size: int, count: int, lengths: Sequence[int] | int) -> bytes:
+    """What stands before the ``size`` bytes of ``count`` rows in a BsatnRowList; ``lengths``: of all, or of each."""
     if not count:
         return NO_ROWS
     if not isinstance(lengths, int):
@@ -52,12 +52,17 @@ def row_list(data: bytes, count: int, lengths: Sequence[int] | int) -> bytes:
         if not 0 < first <= MAX_FIXED_SIZE or array("I", lengths).count(first) != count:
             offsets = array("Q", accumulate(lengths, initial=0))
             offsets.pop()
-            return b"".join((_OFFSETS.pack(1, count), offsets.tobytes(), _COUNT.pack(len(data)), data))
+            return b"".join((_OFFSETS.pack(1, count), offsets.tobytes(), _COUNT.pack(size)))
         lengths = first
     if 0 < lengths <= MAX_FIXED_SIZE:
-        return _FIXED.pack(0, lengths, len(data)) + data
+        return _FIXED.pack(0, lengths, size)
     offsets = array("Q", range(0, lengths * count, lengths)) if lengths else array("Q", bytes(8 * count))
-    return b"".join((_OFFSETS.pack(1, count), offsets.tobytes(), _COUNT.pack(len(data)), data))
+    return b"".join((_OFFSETS.pack(1, count), offsets.tobytes(), _COUNT.pack(size)))
+
+
+def row_list(data: bytes, count: int, lengths: Sequence[int] | int) -> bytes:
+    """A BsatnRowList of ``count`` rows back to back in ``data``; ``lengths``: of all, or of each."""
+    return row_list_head(len(data), count, lengths) + data
 
 
 def row_list_of(rows: Sequence[bytes]) -> bytes:

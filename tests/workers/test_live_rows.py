@@ -105,8 +105,8 @@ def test_runs_of_refs(stride: int) -> None:
 
 
 def test_large_lists_are_entered_piece_by_piece() -> None:
-    refs = array("Q", range(1 << 16, 1 << 22, 16))
-    rows = LiveRows(RowHeap(Region.private(1 << 23)), refs.tobytes())
+    refs = array("Q", range(1 << 16, 1 << 24, 16))
+    rows = LiveRows(RowHeap(Region.private(1 << 25)), refs.tobytes())
     pieces = 0
     while not rows.is_ready:
         rows.enter_some()

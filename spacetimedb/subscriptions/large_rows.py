@@ -1,0 +1,170 @@
+"""The rows of new subscriptions to large tables, gathered a piece at a time while commits go on.
+
+A large table is read through a *snapshot*: the rows of one moment, in batches, whatever happens to the table meanwhile.
+`LargeRows` makes the answer of one fragment of it, `RowIndex.add_some` an index.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from spacetimedb.sql.catalog import TableRef
+from spacetimedb.sql.execute import RowSource
+from spacetimedb.sql.predicate import Select
+from spacetimedb.subscriptions.changed_table import ChangedTable
+from spacetimedb.subscriptions.query import Query, SingleFragment, pick_equality
+from spacetimedb.subscriptions.wire import row_list_head
+
+LARGE_TABLE: Final = 32_768
+"""Rows from which on a table is read in pieces."""
+ROWS_PER_PART: Final = 16_384
+"""Rows that are put together to one bytes object."""
+
+
+class Snapshot(Protocol):
+    """See the head of the module."""
+
+    count: int
+
+    def batches(self) -> Iterator[Sequence[bytes]]:
+        """Every row once. To be called once."""
+
+    def close(self) -> None:
+        """Nothing more is read. Idempotent."""
+
+
+SnapshotOf = Callable[[int], Snapshot]
+"""Table id to a snapshot of its rows at this moment."""
+
+
+class LargeRows:
+    """SingleTableRows of one fragment. `step` until it gives False, then `parts` hold the bytes, in order.
+
+    `name` is the table's, as BSATN; `select` the condition (None: all rows); `row_size` the length of every row if they
+    have one. It may be shared by several clients; `users` counts them, and nobody gathers for none.
+    """
+
+    __slots__ = ("_batches", "_collected", "_count", "_lengths", "_row_size", "_select", "_snapshot", "parts", "users")
+
+    def __init__(self, name: bytes, snapshot: Snapshot, select: Select | None, row_size: int | None) -> None:
+        self.parts = [name, b""]
+        self.users = 0
+        self._snapshot = snapshot
+        self._batches: Iterator[Sequence[bytes]] | None = snapshot.batches()
+        self._select = select
+        self._row_size = row_size
+        self._lengths = array("I")
+        self._count = 0
+        self._collected: list[bytes] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `parts` are complete."""
+        return self._batches is None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the parts so far."""
+        return sum(map(len, self.parts))
+
+    def step(self) -> bool:
+        """Gathers a few thousand rows. False: that was all."""
+        if self._batches is None:
+            return False
+        batch = next(self._batches, None)
+        if batch is None:
+            self._put_together()
+            lengths = self._row_size if self._row_size else self._lengths
+            self.parts[1] = row_list_head(self.size - len(self.parts[0]), self._count, lengths)
+            self._batches = None
+            return False
+        self._collected += batch if self._select is None else self._select(batch)
+        if len(self._collected) >= ROWS_PER_PART:
+            self._put_together()
+        return True
+
+    def _put_together(self) -> None:
+        rows = self._collected
+        if rows:
+            self.parts.append(b"".join(rows))
+            self._count += len(rows)
+            if not self._row_size:
+                self._lengths.extend(map(len, rows))
+            self._collected = []
+
+    def leave(self) -> None:
+        """One user less; the last one ends the gathering."""
+        self.users -= 1
+        if not self.users and self._batches is not None:
+            self._snapshot.close()
+
+
+class LargeTables:
+    """Which queries read large tables, and what they need for it. `tables` are those with live subscriptions."""
+
+    def __init__(self, tables: Mapping[int, ChangedTable], source: RowSource) -> None:
+        self._tables = tables
+        self._source = source
+        self._gathering: dict[Query, tuple[int, list[LargeRows]]] = {}
+        """With the version of the table: what is being gathered, for clients that make the same query meanwhile."""
+
+    def rows(self, query: Query, snapshot_of: SnapshotOf) -> list[LargeRows] | None:
+        """The rows of a query, if it reads one large table from end to end; None for any other."""
+        if len(query.table_ids) != 1 or not self._is_scan(query):
+            return None
+        table_id = query.table_ids[0]
+        entry = self._tables[table_id]
+        for other, (_, parts) in list(self._gathering.items()):
+            if all(part.is_done or not part.users for part in parts):
+                del self._gathering[other]
+        found = self._gathering.get(query)
+        if found is None or found[0] != entry.version:
+            parts = []
+            for fragment in query.fragments:
+                assert isinstance(fragment, SingleFragment)
+                row_size = fragment.plan.table.layout.row_size
+                parts.append(LargeRows(fragment.name, snapshot_of(table_id), fragment.select, row_size))
+            found = self._gathering[query] = entry.version, parts
+        for part in found[1]:
+            part.users += 1
+        return list(found[1])
+
+    def _is_scan(self, query: Query) -> bool:
+        for fragment in query.fragments:
+            if not isinstance(fragment, SingleFragment) or not self._is_large(fragment.plan.table):
+                return False
+            if fragment.equality is not None:
+                entry = self._tables[fragment.plan.table.table_id]
+                column = fragment.equality[0]
+                index = entry.indexes.get(column)
+                if index is not None and index.is_complete:
+                    return False
+                entry.scans[column] = entry.scans.get(column, 0) + 1
+        return True
+
+    def _is_large(self, table: TableRef) -> bool:
+        return not table.is_event and self._source.row_count(table.table_id) >= LARGE_TABLE
+
+    def missing_index(self, queries: Iterable[Query]) -> tuple[TableRef, int] | None:
+        """See `Subscriptions.missing_index`. The first search of a table for a value goes without an index."""
+        for query in queries:
+            for plan in query.plans:
+                for number, relvar in enumerate(plan.relvars):
+                    table = relvar.table
+                    if not self._is_large(table):
+                        continue
+                    entry = self._tables.get(table.table_id)
+                    found = pick_equality(plan, number)
+                    columns = []
+                    if found is not None and (not plan.is_single or (entry is not None and entry.scans.get(found[0]))):
+                        columns.append(found[0])
+                    for on in plan.joins:
+                        assert on is not None
+                        columns += [side.column for side in (on.earlier, on.joined) if side.relvar == number]
+                    for column in columns:
+                        index = None if entry is None else entry.indexes.get(column)
+                        if index is None or not index.is_complete:
+                            return table, column
+        return None

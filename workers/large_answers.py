@@ -1,0 +1,149 @@
+"""Long work of a reader in short pieces: rows of new subscriptions to large tables, their indexes, their bytes.
+
+A client whose SubscribeApplied is being gathered keeps a placeholder for it among its messages; what comes later waits
+behind it. Everything else of the reader goes on meanwhile, at most SLICE_S later than otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from spacetimedb.protocol import v2
+from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, server_frame
+from spacetimedb.subscriptions.large_rows import LargeRows
+
+if TYPE_CHECKING:
+    from spacetimedb.sql.catalog import TableRef
+    from spacetimedb.workers.client import Client
+    from spacetimedb.workers.database_link import DatabaseLink
+
+SLICE_S: Final = 0.003
+UNCOMPRESSED: Final = b"\0"
+PLACEHOLDER_BYTES: Final = 2
+"""Enough for an object of its own: Python shares shorter ones."""
+
+
+class Slices:
+    """Jobs, one after the other. A job does a little when called and returns whether there is more to do.
+
+    There is at most one job per client that waits for it, and one per table.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: deque[Callable[[], bool]] = deque()
+        self._more = trio.Event()
+
+    def add(self, job: Callable[[], bool]) -> None:
+        """Runs the job when those before it are done."""
+        self._jobs.append(job)
+        self._more.set()
+
+    async def run(self) -> None:
+        """The task that does the work."""
+        while True:
+            await self._more.wait()
+            self._more = trio.Event()
+            while self._jobs:
+                until = perf_counter() + SLICE_S
+                while perf_counter() < until:
+                    if not self._jobs[0]():
+                        self._jobs.popleft()
+                        break
+                await trio.lowlevel.checkpoint()
+
+
+def answer_later(
+    link: DatabaseLink, client: Client, request_id: int, set_id: int, parts: Sequence[bytes | LargeRows]
+) -> None:
+    """Answers a Subscribe once all its rows are gathered."""
+    placeholder = bytes(PLACEHOLDER_BYTES)
+    head = v2.subscribe_applied_head(request_id, set_id, len(parts))
+    client.messages.append(placeholder)
+    client.gathering.append(placeholder)
+    horizon = link.position_horizon
+    larges = [part for part in parts if isinstance(part, LargeRows)]
+
+    def job() -> bool:
+        if client.number not in link.clients:
+            for large in larges:
+                large.leave()
+            return False
+        if any(large.step() for large in larges):
+            return True
+        message = [UNCOMPRESSED + head]
+        for part in parts:
+            message += part.parts if isinstance(part, LargeRows) else [part]
+        for large in larges:
+            large.leave()
+        link.flush_client(client)
+        client.gathering.popleft()
+        del client.messages[0]
+        link.send_parts(client, list(frame_parts(message)), horizon)
+        link.touched.add(client)
+        link.flush()
+        return False
+
+    link.lane.slices.add(job)
+
+
+def frame_parts(body: Sequence[bytes]) -> Iterator[bytes | memoryview]:
+    """One binary message of a server whose body comes in parts, as frames in parts: nothing is copied."""
+    total = sum(map(len, body))
+    done = room = 0
+    for part in body:
+        left = memoryview(part)
+        while left:
+            if not room:
+                room = min(MAX_FRAME_PAYLOAD, total - done)
+                yield server_frame(room, CONTINUATION if done else BINARY, done + room == total)
+            piece = left[:room]
+            yield piece
+            room -= len(piece)
+            done += len(piece)
+            left = left[len(piece) :]
+
+
+def enter_rows(link: DatabaseLink, table_id: int, then: Callable[[], None]) -> None:
+    """Makes a table's rows ready to be asked for, then calls."""
+
+    def job() -> bool:
+        rows = link.known_rows.get(table_id)
+        if rows is not None and not rows.is_ready:
+            rows.enter_some()
+            return True
+        then()
+        link.post()
+        link.flush()
+        return False
+
+    link.lane.slices.add(job)
+
+
+def build_index(link: DatabaseLink, table: TableRef, column: int, then: Callable[[], None]) -> None:
+    """Builds an index of a large table, then calls. It stays for as long as somebody waits for another."""
+    table_id = table.table_id
+    waiting = link.building.get((table_id, column))
+    if waiting is not None:
+        waiting.append(then)
+        return
+    link.building[table_id, column] = [then]
+    snapshot = link.known_rows[table_id].snapshot(keeps=False)
+    index = link.subscriptions.begin_index(table, column, snapshot)
+
+    def job() -> bool:
+        if not link.down and index.add_some():
+            return True
+        snapshot.close()
+        link.built[table_id] = link.built.get(table_id, 0) + 1
+        for go_on in link.building.pop((table_id, column)):
+            go_on()
+        link.forget_unused_tables()
+        link.flush()
+        return False
+
+    link.lane.slices.add(job)
