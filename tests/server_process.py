@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -36,11 +36,23 @@ class RequestFailed(Exception):
 
 
 class ServerProcess:
-    """One server below `root` (data, keys). `port` 0: the system picks one at the first start; restarts keep it."""
+    """One server below `root` (data, keys), started with more `options` of `spacetime start`.
 
-    def __init__(self, root: Path, *, in_memory: bool = False, readers: int | None = None, port: int = 0) -> None:
-        self.root, self.in_memory, self.readers, self.port = root, in_memory, readers, port
-        self.data_dir = root / "data"
+    `port` 0: the system picks one at the first start; restarts keep it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        in_memory: bool = False,
+        readers: int | None = None,
+        port: int = 0,
+        options: Sequence[str] = (),
+        data_dir: Path | None = None,
+    ) -> None:
+        self.root, self.in_memory, self.readers, self.port, self.options = root, in_memory, readers, port, options
+        self.data_dir = data_dir or root / "data"
         self.output: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
@@ -58,6 +70,7 @@ class ServerProcess:
         command += ["--in-memory"] * self.in_memory
         if self.readers is not None:
             command += ["--readers", str(self.readers)]
+        command += self.options
         self._listens.clear()
         process = subprocess.Popen(
             command,

@@ -190,6 +190,11 @@ class ReaderBackend:
         """Locks or unlocks."""
         await self._ask("set_locked", identity=bytes(database.identity), locked=locked)
 
+    async def snapshot(self, database: DatabaseInfo) -> dict[str, float]:
+        """Takes a snapshot and tells what it holds. Raises BackendError."""
+        taken: dict[str, float] = await self._ask("snapshot", identity=bytes(database.identity))
+        return taken
+
     async def energy(self, identity: Identity, credit: int) -> int:
         """There is no accounting: every balance is 0."""
         return 0

@@ -25,12 +25,15 @@ from spacetimedb.schema.validation import validate
 from spacetimedb.workers.loader import Loaded
 from spacetimedb.workers.messages import DatabaseDown, Reply, Request
 from spacetimedb.workers.processes import DatabaseFailed
+from spacetimedb.workers.snapshots import SnapshotError
 
 if TYPE_CHECKING:
     from spacetimedb.workers.supervisor import Supervisor
 
 LOAD_LIMIT_S: Final = 10.0
 """A module must be loaded within this time."""
+MAX_LOADING: Final = 2
+"""Modules that are loaded at the same time; others wait."""
 _pack: Final = msgspec.msgpack.encode
 
 
@@ -49,6 +52,7 @@ class ControlPlane:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
+        self._loading = trio.CapacityLimiter(MAX_LOADING)
         self.broken: dict[bytes, str] = {}
         """Databases that could not be opened, with the reason."""
 
@@ -135,11 +139,21 @@ class ControlPlane:
             supervisor = self._supervisor
             supervisor.store.delete_database(identity)
             self.broken.pop(identity, None)
-            await supervisor.tell_readers(DatabaseDown(identity, True))
             database = supervisor.databases.pop(identity, None)
             if database is not None:
-                await database.stop()
+                await database.stop(lambda: supervisor.tell_readers(DatabaseDown(identity, True)))
             await supervisor.tell_directory()
+
+    async def do_snapshot(self, identity: bytes) -> dict[str, Any]:
+        """Takes a snapshot now; returns what it holds."""
+        database = self._supervisor.databases.get(identity)
+        if database is None or database.snapshots is None:
+            raise ControlError(400, "A database in memory has no snapshots.")
+        try:
+            taken = await database.snapshots.take()
+        except SnapshotError as error:
+            raise ControlError(500, f"No snapshot was taken: {error}") from None
+        return {"next_offset": taken.next_offset, "rows": taken.rows, "bytes": taken.bytes, "seconds": taken.seconds}
 
     async def do_pre_publish(self, identity: bytes, program: bytes, colour: bool) -> dict[str, Any]:
         """What publishing the program would do to the database."""
@@ -165,24 +179,26 @@ class ControlPlane:
 
     async def do_why_down(self, identity: bytes) -> str | None:
         """Why a database does not serve, None if it should."""
-        return self.broken.get(identity)
+        database = self._supervisor.databases.get(identity)
+        return self.broken.get(identity) if database is None else database.problem
 
     # -- the inside
 
     async def _load(self, program: bytes) -> ModuleDef:
         """The validated definition of a program. Raises ControlError with what its author needs to know."""
         result = None
-        with trio.move_on_after(LOAD_LIMIT_S):
-            finished = await trio.run_process(
-                [sys.executable, "-m", "spacetimedb.workers.loader"],
-                stdin=program,
-                capture_stdout=True,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
-            if finished.returncode or not finished.stdout:
-                raise ControlError(500, "the module ended its process while it was loaded")
-            result = msgspec.msgpack.decode(finished.stdout, type=Loaded)
+        async with self._loading:
+            with trio.move_on_after(LOAD_LIMIT_S):
+                finished = await trio.run_process(
+                    [sys.executable, "-m", "spacetimedb.workers.loader"],
+                    stdin=program,
+                    capture_stdout=True,
+                    stderr=subprocess.DEVNULL,
+                    check=False,
+                )
+                if finished.returncode or not finished.stdout:
+                    raise ControlError(500, "the module ended its process while it was loaded")
+                result = msgspec.msgpack.decode(finished.stdout, type=Loaded)
         if result is None:
             raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
         if result.problem is not None:
@@ -204,20 +220,24 @@ class ControlPlane:
         database = supervisor.new_database(identity, owner, replica)
         database.initial_program = program_hash
         database.program, database.program_hash = program, program_hash
-        running = supervisor.databases.get(identity)
         try:
-            await database.start(True, program, program_hash, announce=running is None)
+            await database.start(True, program, program_hash, announce=False)
         except DatabaseFailed as error:
             raise ControlError(500, str(error)) from None
+        try:
+            supervisor.store.put_database(DatabaseRow(identity, owner, replica, program, program_hash, program_hash))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await database.stop()
+            raise
+        # From here on it is the new one that a restart finds.
+        running = supervisor.databases.pop(identity, None)
         if running is not None:
-            supervisor.databases.pop(identity, None)
-            await supervisor.tell_readers(DatabaseDown(identity, False))
-            await running.stop()
-            for link in supervisor.reader_links():
-                await database.attach_reader(link)
+            await running.stop(lambda: supervisor.tell_readers(DatabaseDown(identity, False)))
         self.broken.pop(identity, None)
-        supervisor.store.put_database(DatabaseRow(identity, owner, replica, program, program_hash, program_hash))
         supervisor.adopt(database)
+        for link in supervisor.reader_links():
+            await database.attach_reader(link)
         await supervisor.tell_directory()
 
     async def _update(self, row: DatabaseRow, program: bytes, break_clients: bool, token: bytes | None) -> None:

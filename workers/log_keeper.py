@@ -12,13 +12,15 @@ import os
 import select
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from struct import Struct as Layout
 from typing import Final
 
 from spacetimedb.hosts.mail import LOG_LINES, LOG_LINES_HEAD, SPILLED, SPILLED_RECORD
-from spacetimedb.log.commit_log import CommitLogWriter
+from spacetimedb.log.commit_log import CommitLogWriter, LogLocked
+from spacetimedb.log.segments import LogDamaged
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -32,6 +34,7 @@ from spacetimedb.workers.messages import (
     DetachReader,
     LogAttachReader,
     LogKeeperDone,
+    LogKeeperFailed,
     LogKeeperReady,
     LogKeeperSetup,
     Stop,
@@ -42,6 +45,10 @@ MAX_BATCH_BYTES: Final = 16 << 20
 """Bytes taken from the ring for one write and sync."""
 BATCHES_PER_LOOK: Final = 64
 """A busy log keeper looks for messages of the supervisor once in so many batches."""
+
+LOCK_S: Final = 10.0
+"""How long it waits for the log keeper of a killed server, which still writes what it had taken."""
+LOCK_RETRY_S: Final = 0.02
 
 _COMMIT: Final = Layout("<IBB2xQ24xII")
 """Of a commit record: length, kind, flags, horizon, position and length of the log payload."""
@@ -64,9 +71,12 @@ class ModuleLogFile:
             if name != self._name:
                 if self._fd >= 0:
                     os.close(self._fd)
+                    self._fd, self._name = -1, ""
                 self._fd = os.open(self._directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 self._name = name
-            os.write(self._fd, lines)
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             print(f"module log: {error}", file=sys.stderr)
 
@@ -89,7 +99,7 @@ class LogKeeper:
         self._skip = 0
         self._log: CommitLogWriter | None = None
         if setup.log_directory is not None:
-            self._log = CommitLogWriter.open(Path(setup.log_directory))
+            self._log = _open_log(Path(setup.log_directory))
             if self._log.next_offset:
                 # What the log holds is durable, whoever wrote it.
                 self._control.words[words.DURABLE] = self._log.next_offset
@@ -162,6 +172,9 @@ class LogKeeper:
             at += length
         payloads, lines, horizon = self._payloads, self._lines, self._horizon
         if payloads and log is not None:
+            if log.next_offset + len(payloads) != horizon:
+                self._control.words[words.LOG_FAILED] = 1
+                raise RuntimeError(f"{len(payloads)} transactions up to {horizon} do not follow {log.next_offset}")
             try:
                 log.append(payloads)
                 log.sync()
@@ -176,6 +189,8 @@ class LogKeeper:
         if self._ring.advance():
             self._actor_bell.ring()
         if horizon:
+            # A log keeper that was started again may see what is on disk already.
+            horizon = max(horizon, self._skip)
             self._control.publish_durable(horizon - 1, self._ring.position)
         else:
             self._control.words[words.LOG_RING_POSITION] = self._ring.position
@@ -198,6 +213,17 @@ class LogKeeper:
             self._lines.append(data[at + 8 : at + length - padding])
 
 
+def _open_log(directory: Path) -> CommitLogWriter:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return CommitLogWriter.open(directory)
+        except LogLocked:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_RETRY_S)
+
+
 def main() -> None:
     """Entry of the process; the argument is the number of the inherited channel descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -208,7 +234,11 @@ def main() -> None:
         return
     setup, fds = first
     assert isinstance(setup, LogKeeperSetup)
-    keeper = LogKeeper(channel, setup, fds)
+    try:
+        keeper = LogKeeper(channel, setup, fds)
+    except (OSError, LogDamaged) as error:
+        channel.send(LogKeeperFailed(f"the commit log in {setup.log_directory} cannot be opened: {error}"))
+        return
     channel.send(LogKeeperReady(keeper.next_offset))
     gc.freeze()
     keeper.run()

@@ -58,6 +58,10 @@ class UpdateProgram(_Message):
     break_clients: bool
 
 
+class AnnounceRows(_Message):
+    """Say how many rows there are."""
+
+
 class Stop(_Message):
     """Finish what was accepted, then exit."""
 
@@ -88,6 +92,48 @@ class SlowReader(_Message):
     reader: int
 
 
+class RowCounts(_Message):
+    """Rows of each logged table, by id, after the first `next_offset` transactions."""
+
+    next_offset: int
+    rows: dict[int, int]
+
+
+# supervisor -> snapshotter
+
+
+class SnapshotterSetup(_Message):
+    """Take a snapshot of the first `next_offset` transactions, which are durable, and compare it with `rows`."""
+
+    identity: bytes
+    log_directory: str
+    snapshot_directory: str
+    next_offset: int
+    row_counts: dict[int, int]
+    keep: int
+    prune_log: bool
+
+
+# snapshotter -> supervisor
+
+
+class SnapshotDone(_Message):
+    """The snapshot is on disk."""
+
+    path: str
+    next_offset: int
+    rows: int
+    bytes: int
+    seconds: float
+
+
+class SnapshotFailed(_Message):
+    """No snapshot was written. `diverged`: because database and log disagree."""
+
+    text: str
+    diverged: bool
+
+
 # supervisor -> log keeper
 
 
@@ -114,6 +160,12 @@ class LogKeeperReady(_Message):
     """The log is open at this offset."""
 
     next_offset: int
+
+
+class LogKeeperFailed(_Message):
+    """The log cannot be opened; the text says why."""
+
+    text: str
 
 
 class LogKeeperDone(_Message):
@@ -190,9 +242,10 @@ class Request(_Message):
     arguments: dict[str, Any]
 
 
-ToActor = ActorSetup | ActorAttachReader | DetachReader | UpdateProgram | Stop
-FromActor = ActorReady | ActorFailed | SlowReader
+ToActor = ActorSetup | ActorAttachReader | DetachReader | UpdateProgram | AnnounceRows | Stop
+FromActor = ActorReady | ActorFailed | SlowReader | RowCounts
 ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
-FromLogKeeper = LogKeeperReady | LogKeeperDone
+FromLogKeeper = LogKeeperReady | LogKeeperFailed | LogKeeperDone
+FromSnapshotter = SnapshotDone | SnapshotFailed
 ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Directory | Reply | Stop
 FromReader = Request

@@ -7,6 +7,19 @@ from pathlib import Path
 import msgspec
 
 
+class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When snapshots are taken and what stays.
+
+    One is taken when recovery would have to replay `log_bytes` or `transactions`: about ten seconds. The newest `keep`
+    stay, and with `prune_log` only that part of the commit log that the oldest of them needs.
+    """
+
+    log_bytes: int = 64 << 20
+    transactions: int = 1_000_000
+    keep: int = 2
+    prune_log: bool = True
+
+
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Choices of one server process tree.
 
@@ -22,3 +35,4 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     in_memory: bool = False
     readers: int | None = None
     jwt_key_dir: Path | None = None
+    snapshots: SnapshotPolicy = SnapshotPolicy()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -38,12 +38,17 @@ from spacetimedb.workers.messages import (
     FromActor,
     FromLogKeeper,
     LogAttachReader,
+    LogKeeperFailed,
     LogKeeperReady,
     LogKeeperSetup,
+    RowCounts,
     SlowReader,
     Stop,
     UpdateProgram,
 )
+
+if TYPE_CHECKING:
+    from spacetimedb.workers.snapshots import Snapshots
 
 STOP_S: Final = 10.0
 """A process that was told to stop and has not after this time is killed."""
@@ -86,30 +91,42 @@ class Child:
 
 
 async def start_child(name: str, module: str, kinds: Any) -> Child:
-    """Starts `python -m module` with a channel."""
+    """Starts `python -m module` with a channel. Raises OSError where the system has no room for it."""
     ours, theirs = Channel.pair()
     environment = os.environ | {"PYTHONHASHSEED": "0"}
-    with theirs:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", module, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
+    try:
+        with theirs:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+    except BaseException:
+        ours.close()
+        raise
     return Child(name, process, Channel(ours, kinds))
 
 
 class ReaderLink:
-    """What a database needs to know of a reader: its number, its bell, and how to tell it something."""
+    """What a database needs to know of a reader: its number, its bell, and how to tell it something.
+
+    `is_alive` is False from the moment its process is known to have ended: it must not be attached any more.
+    """
 
     def __init__(self, number: int, bell: Doorbell, send: Callable[..., Awaitable[None]]) -> None:
         self.number = number
         self.bell = bell
         self.send = send
+        self.is_alive = True
 
 
 class DatabaseProcesses:
-    """Actor, log keeper and regions of one database, and their life. `readers` gives the readers that live now."""
+    """Actor, log keeper and regions of one database, and their life. `readers` gives the readers that live now.
+
+    `_changing` is held while processes start or end and while readers come or go: each of these sees the others done
+    or not begun. `problem` says why the database does not serve when it should.
+    """
 
     def __init__(
         self,
@@ -119,7 +136,9 @@ class DatabaseProcesses:
         in_memory: bool,
         readers: Callable[[], Iterable[ReaderLink]],
         say: Callable[[str], None],
+        snapshots: Snapshots | None = None,
     ) -> None:
+        self.snapshots = snapshots
         self.identity = identity
         self.owner = owner
         self.directory = directory
@@ -127,7 +146,8 @@ class DatabaseProcesses:
         self.ready: ActorReady | None = None
         self.initial_program = b""
         self.stopping = False
-        self.ended = trio.Event()
+        self.problem: str | None = None
+        self._changing = trio.Lock()
         self._readers = readers
         self._say = say
         self._control: ControlBlock
@@ -169,20 +189,38 @@ class DatabaseProcesses:
 
         Raises DatabaseFailed with the actor's text; then nothing runs.
         """
+        async with self._changing:
+            if self.stopping:
+                raise DatabaseFailed("the database is being stopped")
+            try:
+                self.ready = await self._start(create, program, program_hash)
+            except BaseException as error:
+                with trio.CancelScope(shield=True):
+                    await self._end_at_once()
+                if isinstance(error, OSError):
+                    raise DatabaseFailed(f"the system cannot start it: {error.strerror}") from None
+                raise
+            self.problem = None
+            if announce:
+                for reader in self._readers():
+                    await self._attach(reader)
+
+    async def _start(self, create: bool, program: bytes, program_hash: bytes) -> ActorReady:
+        """The log keeper is first: once it has opened the log nobody else writes to it, so what the actor recovers
+        is what the log keeper goes on from."""
         self.directory.mkdir(parents=True, exist_ok=True)
         name = self.identity[::-1].hex()[:12]
-        control, ring, heap = (
-            Region.create(size, f"spacetimedb-{part}-{name}")
-            for part, size in (("control", words.SIZE), ("ring", RING_BYTES), ("heap", HEAP_BYTES))
-        )
-        self._regions = [control, ring, heap]
+        for part, size in (("control", words.SIZE), ("ring", RING_BYTES), ("heap", HEAP_BYTES)):
+            self._regions.append(Region.create(size, f"spacetimedb-{part}-{name}"))
+        control, ring, heap = self._regions
         self._control = ControlBlock.create(control)
         commit_ring.format_ring(ring)
         commit_ring.activate(ring, commit_ring.LOG_KEEPER_SLOT)
-        self._bells = [Doorbell.create() for _ in range(3)]
+        for _ in range(3):
+            self._bells.append(Doorbell.create())
         self._actor_bell, self._keeper_bell, self._durable_bell = self._bells
-        self._mailboxes.clear()
-        actor = self._actor = await start_child("actor", "spacetimedb.workers.transaction_actor", FromActor)
+        actor = self._actor = await start_child("database process", "spacetimedb.workers.transaction_actor", FromActor)
+        keeper = await self._start_keeper()
         setup = ActorSetup(self.identity, self.owner, create, program, program_hash, self.log_directory)
         fds = [control.fd, ring.fd, heap.fd, *self._actor_bell.fds, *self._keeper_bell.fds]
         try:
@@ -192,17 +230,11 @@ class DatabaseProcesses:
             received = None
         message = received[0] if received else ActorFailed("the database process ended while it started")
         if not isinstance(message, ActorReady):
-            await actor.stop()
-            self._release()
             raise DatabaseFailed(message.text)
-        await self._start_keeper()
-        self.ready = message
-        if announce:
-            for reader in self._readers():
-                await self.attach_reader(reader)
-        await self.wait_durable(message.next_offset)
+        await self._until_durable(message.next_offset, actor, keeper)
+        return message
 
-    async def _start_keeper(self) -> None:
+    async def _start_keeper(self) -> Child:
         keeper = self._keeper = await start_child("log keeper", "spacetimedb.workers.log_keeper", FromLogKeeper)
         fds = [*(r.fd for r in self._regions), *self._keeper_bell.fds, *self._actor_bell.fds]
         try:
@@ -210,25 +242,65 @@ class DatabaseProcesses:
             received = await keeper.channel.receive_async()
         except ChannelClosed:
             received = None
-        if received is None or not isinstance(received[0], LogKeeperReady):
-            raise DatabaseFailed("the log keeper ended while it started")
-        await keeper.channel.send_async(LogAttachReader(SUPERVISOR_READER), *self._durable_bell.fds)
+        message = received[0] if received else LogKeeperFailed("the log keeper ended while it started")
+        if not isinstance(message, LogKeeperReady):
+            raise DatabaseFailed(message.text)
+        try:
+            await keeper.channel.send_async(LogAttachReader(SUPERVISOR_READER), *self._durable_bell.fds)
+        except ChannelClosed:
+            raise DatabaseFailed("the log keeper ended while it started") from None
         self._keeper_bell.ring()
+        return keeper
+
+    async def _until_durable(self, count: int, *children: Child) -> None:
+        """As `wait_durable`, while nobody replaces a child that ends (DatabaseFailed)."""
+        failed: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def watch(child: Child) -> None:
+                await child.process.wait()
+                failed.append(child.name)
+                nursery.cancel_scope.cancel()
+
+            for child in children:
+                nursery.start_soon(watch, child)
+            await self.wait_durable(count)
+            nursery.cancel_scope.cancel()
+        if failed:
+            what = (
+                "the commit log cannot be written"
+                if self._control.words[words.LOG_FAILED]
+                else f"the {failed[0]} ended"
+            )
+            raise DatabaseFailed(what)
 
     async def wait_durable(self, count: int) -> None:
-        """Waits until so many transactions are durable."""
-        while self._control.words[words.DURABLE] < count and self._actor is not None:
-            await trio.lowlevel.wait_readable(self._durable_bell.fd)
-            self._durable_bell.clear()
+        """Waits until so many transactions are durable. DatabaseFailed if the database ends before."""
+        bell = self._durable_bell
+        while self._actor is not None and bell is self._durable_bell:
+            if self._control.words[words.DURABLE] >= count:
+                return
+            try:
+                await trio.lowlevel.wait_readable(bell.fd)
+            except trio.ClosedResourceError:
+                break
+            bell.clear()
+        raise DatabaseFailed("the database process ended before this was durable")
 
     async def attach_reader(self, reader: ReaderLink) -> None:
-        """Connects a reader to this database: a mailbox of its own, the regions, the bells."""
+        """Connects a reader to this database, unless it is: a mailbox of its own, the regions, the bells."""
+        async with self._changing:
+            await self._attach(reader)
+
+    async def _attach(self, reader: ReaderLink) -> None:
         if self.ready is None or self._actor is None or self._keeper is None:
             return
-        mailbox = Region.create(MAILBOX_BYTES, "spacetimedb-mailbox")
-        format_mailbox(mailbox)
-        self._mailboxes[reader.number] = mailbox
+        if not reader.is_alive or reader.number in self._mailboxes:
+            return
         try:
+            mailbox = Region.create(MAILBOX_BYTES, "spacetimedb-mailbox")
+            format_mailbox(mailbox)
+            self._mailboxes[reader.number] = mailbox
             await self._actor.channel.send_async(ActorAttachReader(reader.number), mailbox.fd, *reader.bell.fds)
             await self._keeper.channel.send_async(LogAttachReader(reader.number), *reader.bell.fds)
             self._actor_bell.ring()
@@ -237,21 +309,27 @@ class DatabaseProcesses:
             await reader.send(self.up(is_update=False), *fds)
         except ChannelClosed:
             pass  # whoever died is noticed where it is waited for
+        except OSError as error:
+            self._say(f"reader {reader.number} cannot be attached: {error.strerror}")
 
     async def detach_reader(self, number: int) -> None:
         """A reader process ended: its clients are gone."""
-        mailbox = self._mailboxes.pop(number, None)
-        if mailbox is None:
-            return
-        commit_ring.deactivate(self._regions[1], number + 1)
-        for child, bell in ((self._actor, self._actor_bell), (self._keeper, self._keeper_bell)):
-            if child is not None:
-                try:
-                    await child.channel.send_async(DetachReader(number))
-                    bell.ring()
-                except ChannelClosed:
-                    pass
-        mailbox.close()
+        if number in self._mailboxes:
+            # At once: the actor may be waiting for it.
+            commit_ring.deactivate(self._regions[1], number + 1)
+        async with self._changing:
+            mailbox = self._mailboxes.pop(number, None)
+            if mailbox is None:
+                return
+            commit_ring.deactivate(self._regions[1], number + 1)
+            for child, bell in ((self._actor, self._actor_bell), (self._keeper, self._keeper_bell)):
+                if child is not None:
+                    try:
+                        await child.channel.send_async(DetachReader(number))
+                        bell.ring()
+                    except ChannelClosed:
+                        pass
+            mailbox.close()
 
     def up(self, is_update: bool) -> DatabaseUp:
         """The announcement to readers."""
@@ -276,13 +354,14 @@ class DatabaseProcesses:
         while not self.stopping:
             started = trio.current_time()
             await self._until_actor_ends(slow_reader)
-            if self.stopping:
-                break
-            self._say("the database process ended; recovering")
-            self.ready = None
-            await down()
-            await self._stop_keeper()
-            self._release()
+            async with self._changing:
+                if self.stopping:
+                    break
+                self._say("the database process ended; recovering")
+                self.ready = None
+                await down()
+                await self._stop_keeper()
+                self._release()
             while not self.stopping:
                 if trio.current_time() - started < 2:
                     await trio.sleep(backoff_s)
@@ -293,9 +372,10 @@ class DatabaseProcesses:
                     await self.start(self.in_memory, *self._last_program)
                     break
                 except DatabaseFailed as error:
-                    self._say(f"cannot start: {error}")
+                    if not self.stopping:
+                        self.problem = str(error)
+                        self._say(f"cannot start: {error}")
                     started = trio.current_time()
-        self.ended.set()
 
     @property
     def _last_program(self) -> tuple[bytes, bytes]:
@@ -314,6 +394,8 @@ class DatabaseProcesses:
                     match received[0]:
                         case SlowReader(reader):
                             slow_reader(reader)
+                        case RowCounts() as counts if self.snapshots is not None:
+                            self.snapshots.announced(counts)
                         case ActorReady() | ActorFailed() as answer if self._update_reply is not None:
                             await self._update_reply.send(answer)
 
@@ -322,30 +404,45 @@ class DatabaseProcesses:
                     keeper = self._keeper
                     assert keeper is not None
                     await keeper.process.wait()
-                    if self.stopping or actor.process.returncode is not None:
-                        return
-                    if self._control.words[words.LOG_FAILED]:
-                        self._say("the commit log cannot be written; the database stops accepting calls and restarts")
-                        actor.process.kill()
-                        return
-                    self._say("the log keeper ended; starting it again")
-                    keeper.channel.close()
-                    try:
-                        await self._start_keeper()
-                        for reader in self._readers():
-                            if self._keeper is not None and reader.number in self._mailboxes:
-                                await self._keeper.channel.send_async(LogAttachReader(reader.number), *reader.bell.fds)
-                        self._keeper_bell.ring()
-                    except (ChannelClosed, DatabaseFailed) as error:
-                        self._say(f"log keeper: {error}")
-                        await trio.sleep(0.2)
+                    # Shielded: a log keeper that is half started must not go on beside the next one.
+                    with trio.CancelScope(shield=True):
+                        async with self._changing:
+                            if self.stopping or actor.process.returncode is not None:
+                                return
+                            if not await self._replace_keeper(keeper):
+                                actor.process.kill()
+                                return
 
+            async def ask(message: Any) -> None:
+                await actor.channel.send_async(message)
+                self._actor_bell.ring()
+
+            if self.snapshots is not None:
+                nursery.start_soon(self.snapshots.watch, ask, self._control)
             nursery.start_soon(listen)
             nursery.start_soon(keep_log)
             await actor.process.wait()
             if self._update_reply is not None:
                 await self._update_reply.send(ActorFailed("the database process ended during the update"))
             nursery.cancel_scope.cancel()
+
+    async def _replace_keeper(self, dead: Child) -> bool:
+        """False if the log cannot be kept."""
+        dead.channel.close()
+        if self._control.words[words.LOG_FAILED]:
+            self._say("the commit log cannot be written; the database stops accepting calls and restarts")
+            return False
+        self._say("the log keeper ended; starting it again")
+        try:
+            keeper = await self._start_keeper()
+            for reader in self._readers():
+                if reader.number in self._mailboxes:
+                    await keeper.channel.send_async(LogAttachReader(reader.number), *reader.bell.fds)
+        except (ChannelClosed, DatabaseFailed, OSError) as error:
+            self._say(f"the log keeper cannot be started: {error}")
+            return False
+        self._keeper_bell.ring()
+        return True
 
     async def update(self, program: bytes, program_hash: bytes, break_clients: bool) -> None:
         """Runs another program, which may change tables; the old one goes on if it fails (DatabaseFailed)."""
@@ -369,16 +466,30 @@ class DatabaseProcesses:
             await reader.send(self.up(is_update=True))
         await self.wait_durable(answer.next_offset)
 
-    async def stop(self) -> None:
-        """Ends both processes; everything that was accepted is on disk afterwards."""
+    async def stop(self, down: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Ends both processes; everything that was accepted is on disk afterwards. `down` tells the readers first."""
         self.stopping = True
-        self.ready = None
+        if self.ready is None and self._actor is not None:
+            self._actor.process.kill()  # it is starting: nothing was accepted
+        async with self._changing:
+            self.ready = None
+            if down is not None:
+                await down()
+            if self._actor is not None:
+                try:
+                    await self._actor.channel.send_async(Stop())
+                except ChannelClosed:
+                    pass
+                self._actor_bell.ring()
+                await self._actor.stop()
+            await self._stop_keeper()
+            self._release()
+
+    async def _end_at_once(self) -> None:
+        """After a start that failed: nothing is left."""
         if self._actor is not None:
-            try:
-                await self._actor.channel.send_async(Stop())
-            except ChannelClosed:
-                pass
-            self._actor_bell.ring()
+            if self._actor.process.returncode is None:
+                self._actor.process.kill()
             await self._actor.stop()
         await self._stop_keeper()
         self._release()
@@ -402,6 +513,7 @@ class DatabaseProcesses:
         self._regions.clear()
         self._mailboxes.clear()
         for bell in self._bells:
+            trio.lowlevel.notify_closing(bell.fd)
             bell.close()
         self._bells.clear()
 

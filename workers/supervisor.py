@@ -46,6 +46,7 @@ from spacetimedb.workers.processes import (
     listening_socket,
     start_child,
 )
+from spacetimedb.workers.snapshots import Snapshots
 
 READER_BACKOFF_S: Final = 0.2
 ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")
@@ -78,7 +79,10 @@ class Supervisor:
 
     def say(self, text: str) -> None:
         """One line for whoever started the server."""
-        print(text, file=sys.stderr, flush=True)
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            pass  # nobody reads it any more
 
     def _load_keys(self) -> tuple[bytes, bytes]:
         from spacetimedb.auth.keys import KeyPair, key_paths
@@ -116,12 +120,17 @@ class Supervisor:
         ]
         return Directory(store.all_names(), records)
 
-    async def _keep_reader(self, number: int, task_status: trio.TaskStatus[None]) -> None:
-        """Runs reader `number`, again and again, until the server stops."""
-        announced = False
+    async def _keep_reader(self, number: int, attached: trio.Event) -> None:
+        """Runs reader `number`, again and again, until the server stops. `attached` is set when it first serves."""
         while not self._stopping:
             bell = Doorbell.create()
-            child = await start_child("reader", "spacetimedb.workers.reader", FromReader)
+            try:
+                child = await start_child("reader", "spacetimedb.workers.reader", FromReader)
+            except OSError as error:
+                self.say(f"reader {number} cannot be started: {error.strerror}")
+                bell.close()
+                await trio.sleep(READER_BACKOFF_S)
+                continue
             link = ReaderLink(number, bell, child.channel.send_async)
             demo = Path(spacetimedb.__file__).parent / "demo"
             demo_directory = str(demo) if demo.is_dir() else None
@@ -132,26 +141,29 @@ class Supervisor:
                 self.readers[number] = child, link
                 for database in list(self.databases.values()):
                     await database.attach_reader(link)
-                if not announced:
-                    announced = True
-                    task_status.started()
+                attached.set()
                 while (received := await child.channel.receive_async()) is not None:
                     assert isinstance(received[0], Request)
                     self._nursery.start_soon(self._serve, child, received[0])
             except ChannelClosed:
                 pass
             self.readers.pop(number, None)
-            with trio.CancelScope(shield=True):
-                for database in list(self.databases.values()):
-                    await database.detach_reader(number)
+            link.is_alive = False
             if child.process.returncode is None:
                 child.process.kill()
+            await self._detach_reader(number)
             await child.process.wait()
             child.channel.close()
             bell.close()
             if not self._stopping:
                 self.say(f"reader {number} ended; starting it again")
                 await trio.sleep(READER_BACKOFF_S)
+
+    async def _detach_reader(self, number: int) -> None:
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for database in list(self.databases.values()):
+                    nursery.start_soon(database.detach_reader, number)
 
     async def _serve(self, child: Child, request: Request) -> None:
         reply: Reply = await self.control.answer(request)
@@ -171,14 +183,14 @@ class Supervisor:
 
     def new_database(self, identity: bytes, owner: bytes, replica: int) -> DatabaseProcesses:
         """The processes of a database, not started."""
-        return DatabaseProcesses(
-            identity,
-            owner,
-            self.directory / "replicas" / str(replica),
-            self.options.in_memory,
-            self.reader_links,
-            lambda text: self.say(f"database {identity[::-1].hex()[:16]}: {text}"),
-        )
+        directory = self.directory / "replicas" / str(replica)
+
+        def say(text: str) -> None:
+            self.say(f"database {identity[::-1].hex()[:16]}: {text}")
+
+        in_memory = self.options.in_memory
+        snapshots = None if in_memory else Snapshots(identity, directory / "clog", self.options.snapshots, say)
+        return DatabaseProcesses(identity, owner, directory, in_memory, self.reader_links, say, snapshots)
 
     def adopt(self, database: DatabaseProcesses) -> None:
         """A started database is kept running from now on."""
@@ -191,12 +203,16 @@ class Supervisor:
 
     async def _start_known_databases(self) -> None:
         for row in self.store.databases():
+            if self._stopping:
+                return
             database = self.new_database(row.identity, row.owner, row.replica)
             database.initial_program = row.initial_program
             database.program, database.program_hash = row.program, row.program_hash
+            self.databases[row.identity] = database
             try:
                 await database.start(False, row.program, row.program_hash)
             except DatabaseFailed as error:
+                del self.databases[row.identity]
                 self.say(f"database {row.identity[::-1].hex()[:16]} cannot be opened: {error}")
                 self.control.broken[row.identity] = str(error)
                 continue
@@ -206,16 +222,11 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serves until a signal asks to stop."""
-        options = self.options
-        count = options.readers or max(1, (os.cpu_count() or 2) - 1)
+        count = self.options.readers or max(1, (os.cpu_count() or 2) - 1)
         count = min(count, MAX_READERS)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as self._nursery:
-                await self._start_known_databases()
-                for number in range(count):
-                    await self._nursery.start(self._keep_reader, number)
-                host = f"[{options.listen_host}]" if ":" in options.listen_host else options.listen_host
-                print(f"spacetime is listening on http://{host}:{self.port}", flush=True)
+                self._nursery.start_soon(self._begin, count)
                 async for _signal in signals:
                     break
                 self._stopping = True
@@ -223,6 +234,18 @@ class Supervisor:
                 self._nursery.cancel_scope.cancel()
         self._socket.close()
         self.store.close()
+
+    async def _begin(self, reader_count: int) -> None:
+        """Opens the databases, starts the readers, and says that the server listens."""
+        await self._start_known_databases()
+        attached = [trio.Event() for _ in range(reader_count)]
+        for number, event in enumerate(attached):
+            self._nursery.start_soon(self._keep_reader, number, event)
+        for event in attached:
+            await event.wait()
+        host = self.options.listen_host
+        shown = f"[{host}]" if ":" in host else host
+        print(f"spacetime is listening on http://{shown}:{self.port}", flush=True)
 
     async def _stop(self) -> None:
         self._socket.close()
@@ -235,6 +258,8 @@ class Supervisor:
             link.bell.ring()
         for child, _link in children:
             await child.stop()
+        for number in range(MAX_READERS):
+            await self._detach_reader(number)  # their clients are disconnected before the databases end
         async with trio.open_nursery() as nursery:
             for database in list(self.databases.values()):
                 nursery.start_soon(database.stop)

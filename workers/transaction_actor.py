@@ -30,6 +30,7 @@ from spacetimedb.memory.heap import RowHeap
 from spacetimedb.memory.mailbox import MailboxReader
 from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingWriter
+from spacetimedb.store.commit_record import EVENT, UNLOGGED
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.channel import Channel
 from spacetimedb.workers.messages import (
@@ -38,7 +39,9 @@ from spacetimedb.workers.messages import (
     ActorFailed,
     ActorReady,
     ActorSetup,
+    AnnounceRows,
     DetachReader,
+    RowCounts,
     SlowReader,
     Stop,
     ToActor,
@@ -177,8 +180,15 @@ class TransactionActor:
                 self._forget_reader(reader)
             case UpdateProgram():
                 self._update(message)
+            case AnnounceRows():
+                self._channel.send(RowCounts(self.database.horizon, self._row_counts()))
             case Stop():
                 self._stopping = True
+
+    def _row_counts(self) -> dict[int, int]:
+        """Rows of every table whose rows are logged; between two transactions."""
+        tables = self.database.store.tables
+        return {number: table.row_count for number, table in tables.items() if not table.flags & (EVENT | UNLOGGED)}
 
     def _update(self, message: UpdateProgram) -> None:
         try:

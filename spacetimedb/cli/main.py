@@ -10,6 +10,7 @@ import click
 from .account import login, logout, server
 from .api import version
 from .config import Paths
+from .durability import snapshot
 from .logs import logs
 from .manage import delete, describe, list_databases, rename
 from .options import Settings
@@ -49,6 +50,7 @@ for command in (
     list_databases,
     delete,
     rename,
+    snapshot,
     login,
     logout,
     server,

@@ -31,6 +31,14 @@ def parse_address(text: str) -> tuple[str, int]:
 @click.option(
     "--jwt-key-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the key pair id_ecdsa."
 )
+@click.option(
+    "--snapshot-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=64,
+    show_default=True,
+    help="Write a snapshot after so many MiB of commit log.",
+)
+@click.option("--keep-log", is_flag=True, help="Keep all of the commit log, also what snapshots make unnecessary.")
 @click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
 @click.option("--non-interactive", is_flag=True, hidden=True)
 @pass_settings
@@ -41,6 +49,8 @@ def start(
     in_memory: bool,
     readers: int | None,
     jwt_key_dir: Path | None,
+    snapshot_mb: float,
+    keep_log: bool,
     edition: str | None,
     non_interactive: bool,
 ) -> None:
@@ -49,7 +59,7 @@ def start(
     Only this machine can reach it unless --listen-addr says otherwise (e.g. 0.0.0.0:3000).
     """
     host, port = parse_address(listen_addr or settings.config.listen_addr or DEFAULT_LISTEN_ADDR)
-    from ..workers.options import ServerOptions
+    from ..workers.options import ServerOptions, SnapshotPolicy
     from ..workers.supervisor import serve  # heavy: only the server itself needs it
 
     options = ServerOptions(
@@ -59,5 +69,6 @@ def start(
         in_memory=in_memory,
         readers=readers,
         jwt_key_dir=(jwt_key_dir or settings.paths.key_dir).absolute(),
+        snapshots=SnapshotPolicy(log_bytes=int(snapshot_mb * (1 << 20)), prune_log=not keep_log),
     )
     sys.exit(serve(options))

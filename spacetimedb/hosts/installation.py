@@ -14,6 +14,7 @@ from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.log.recovery import RecoveredState, ReplayError
 from spacetimedb.log.recovery import recover as recover_state
 from spacetimedb.log.segments import LogDamaged
+from spacetimedb.log.snapshot import snapshot_directory
 from spacetimedb.module import Module
 from spacetimedb.module.errors import ModuleError, ReducerError
 from spacetimedb.schema.definition import ModuleDef, TableDef
@@ -103,15 +104,17 @@ def write_catalogue(database: Database, definition: ModuleDef, program: bytes, p
 def recover(database: Database, log_directory: Path) -> None:
     """The database as its log left it. Clients that were connected then are disconnected now."""
     try:
-        state = recover_state(log_directory)
+        state = recover_state(log_directory, snapshot_directory(log_directory))
     except (LogDamaged, ReplayError, OSError) as error:
         raise InstallError(f"the commit log in {log_directory} cannot be read: {error}") from None
     if not state.next_offset:
         raise InstallError(f"the commit log in {log_directory} is empty")
+    for problem in state.problems:
+        print(f"a snapshot cannot be used: {problem}", file=sys.stderr)
     if state.seconds > SLOW_RECOVERY_S:
         print(
-            f"recovered {state.next_offset} transactions ({state.row_operations} row operations) "
-            f"in {state.seconds:.1f} s",
+            f"recovered {state.next_offset} transactions ({state.snapshot_offset} of them from a snapshot, "
+            f"{state.row_operations} row operations from the log) in {state.seconds:.1f} s",
             file=sys.stderr,
         )
     recover_from(database, state, None)

@@ -193,6 +193,10 @@ class Backend(Protocol):
 
     async def set_locked(self, database: DatabaseInfo, locked: bool) -> None: ...
 
+    async def snapshot(self, database: DatabaseInfo) -> dict[str, float]:
+        """Takes a snapshot now: `next_offset`, `rows`, `bytes`, `seconds`. Raises BackendError."""
+        ...
+
     async def energy(self, identity: Identity, credit: int) -> int:
         """Balance of an identity after adding `credit`."""
 

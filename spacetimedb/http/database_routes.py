@@ -81,6 +81,11 @@ async def unlock(exchange: Exchange) -> Response:
     return empty_response()
 
 
+async def snapshot(exchange: Exchange) -> Response:
+    exchange.require_owner(exchange.database, "take a snapshot")
+    return json_response(await exchange.backend.snapshot(exchange.database))
+
+
 async def schema(exchange: Exchange) -> Response:
     query = read_query(exchange.request.query, {"version": variant("9", "10")}, required=("version",))
     return json_text_response(await exchange.backend.schema(exchange.database, query["version"]))

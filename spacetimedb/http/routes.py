@@ -110,6 +110,7 @@ _ROUTES: Final = (
     _database("/unstable/timestamp", {"GET": db.timestamp}),
     _database("/lock", {"POST": db.lock}),
     _database("/unlock", {"POST": db.unlock}),
+    _database("/snapshot", {"POST": db.snapshot}),
     _module_route("/route"),
     _module_route("/route/*path"),
 )

@@ -101,6 +101,9 @@ class FakeBackend:
     async def set_locked(self, database: DatabaseInfo, locked: bool) -> None:
         self.databases[database.identity] = msgspec.structs.replace(database, locked=locked)
 
+    async def snapshot(self, database: DatabaseInfo) -> dict[str, float]:
+        return {"next_offset": 7, "rows": 3, "bytes": 100, "seconds": 0.5}
+
     async def energy(self, identity: Identity, credit: int) -> int:
         self.balances[identity] = self.balances.get(identity, 0) + credit
         return self.balances[identity]

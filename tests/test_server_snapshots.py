@@ -1,0 +1,64 @@
+"""Snapshots of a running server: on request and by themselves, and recovery from them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from conftest import ServerFactory
+from server_process import SAMPLES, RequestFailed, ServerProcess
+
+LIMIT_S = 30.0
+
+
+def snapshots(server: ServerProcess) -> list[str]:
+    return sorted(path.name for path in server.data_dir.glob("replicas/*/snapshots/*.snap"))
+
+
+def test_a_snapshot_on_request(start_server: ServerFactory) -> None:
+    server = start_server()
+    identity = server.publish(SAMPLES / "bank.py", "bank")
+    server.call("bank", "seed", 100, 50)
+    taken = server.request("POST", f"/v1/database/{identity}/snapshot").json()
+    assert taken["rows"] > 100
+    assert len(snapshots(server)) == 1
+    server.call("bank", "transfer", 1, 2, 7)
+    with pytest.raises(RequestFailed, match="403"):
+        server.request("POST", f"/v1/database/{identity}/snapshot", authorized=False)
+    server.kill()
+    server.start()
+    balances = dict(server.sql("bank", "SELECT * FROM accounts"))
+    assert (balances[1], balances[2], len(balances)) == (43, 57, 100)
+    again = server.request("POST", f"/v1/database/{identity}/snapshot").json()
+    assert again["next_offset"] > taken["next_offset"]
+    assert len(snapshots(server)) == 2
+    server.call("bank", "transfer", 1, 2, 7)
+    newest = sorted(server.data_dir.glob("replicas/*/snapshots/*.snap"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    server.stop()
+    server.start()
+    assert dict(server.sql("bank", "SELECT * FROM accounts"))[2] == 64
+    assert any("a snapshot cannot be used" in line for line in server.output)
+    server.stop()
+
+
+def test_snapshots_by_themselves(start_server: ServerFactory) -> None:
+    server = start_server(options=["--snapshot-mb", "0.01"])
+    server.publish(SAMPLES / "bank.py", "bank")
+    for balance in range(3):
+        server.call("bank", "seed", 500, balance)
+    deadline = time.monotonic() + LIMIT_S
+    while not snapshots(server):
+        assert time.monotonic() < deadline, "no snapshot was taken"
+        time.sleep(0.2)
+    server.stop()
+    server.start()
+    assert len(server.sql("bank", "SELECT * FROM accounts")) == 500
+    server.stop()
+
+
+def test_in_memory_there_are_none(start_server: ServerFactory) -> None:
+    server = start_server(in_memory=True)
+    identity = server.publish(SAMPLES / "notes.py", "notes")
+    with pytest.raises(RequestFailed, match="400: A database in memory has no snapshots"):
+        server.request("POST", f"/v1/database/{identity}/snapshot")
