@@ -20,6 +20,11 @@ from spacetimedb.workers.v1_clients import CLIENT_CLASSES
 HANDSHAKE_S: Final = 10.0
 CLOSE_HANDSHAKE_S: Final = 0.25
 """How long a client may take to answer our Close."""
+CLOSE_BACKLOG_S: Final = 5.0
+"""How long a client that is to be closed may take to read what was sent to it before."""
+BACKLOG_LOOK_S: Final = 0.02
+MAX_CONTROL_FRAMES: Final = 4096
+"""Control frames of a client that trio-websocket has not answered yet; with more it is dropped."""
 
 
 class LaneStream(trio.abc.Stream):
@@ -34,6 +39,9 @@ class LaneStream(trio.abc.Stream):
 
     def put(self, data: bytes) -> None:
         """The bytes of a control frame for trio-websocket; b"" for the end of the stream."""
+        if len(self._incoming) >= MAX_CONTROL_FRAMES and data and self.client is not None:
+            self._lane.drop(self.client)
+            return
         self._incoming.append(data)
         self._arrived.set()
 
@@ -97,18 +105,25 @@ async def serve_websocket(
             lane_stream.put,
         )
         lane_stream.client = client
-        lane.add(client)
-        link.connect(client, upgrade.claims.payload)
-        if rest:
-            lane.take(client, rest)
-        await client.ended.wait()
-        if client.state == CLOSING and client.close_code is not None:
-            with trio.move_on_after(CLOSE_HANDSHAKE_S, shield=True):
-                try:
-                    await connection.aclose(client.close_code, _short(client.close_reason))
-                except ConnectionClosed:
-                    pass
-        lane.drop(client)
+        try:
+            lane.add(client)
+            if client.state != GONE:
+                link.connect(client, upgrade.claims.payload)
+                if rest:
+                    lane.take(client, rest)
+            await client.ended.wait()
+            if client.state == CLOSING and client.close_code is not None:
+                with trio.move_on_after(CLOSE_BACKLOG_S):
+                    while client.backlog:
+                        await trio.sleep(BACKLOG_LOOK_S)
+                with trio.move_on_after(CLOSE_HANDSHAKE_S, shield=True):
+                    try:
+                        await connection.aclose(client.close_code, _short(client.close_reason))
+                    except ConnectionClosed:
+                        pass
+        finally:
+            # However this ends, the lane must not keep a socket that is about to be closed.
+            lane.drop(client)
         nursery.cancel_scope.cancel()
 
 
