@@ -82,6 +82,7 @@ class ServerProcess:
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
         self._process = process
+        _watchdog.tell(f"+{process.pid}")
         assert process.stdout is not None
         self._drain = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         self._drain.start()
@@ -150,6 +151,8 @@ class ServerProcess:
         return cpu_seconds(self.pid)
 
     def _ended(self) -> None:
+        if self._process is not None:
+            _watchdog.tell(f"-{self._process.pid}")
         self._process = None
         if self._http is not None:
             self._http.close()
@@ -209,6 +212,34 @@ class ServerProcess:
         """Rows of one statement."""
         rows: list[list[Any]] = self.request("POST", f"/v1/database/{database}/sql", query).json()[0]["rows"]
         return rows
+
+
+class _Watchdog:
+    """Kills the servers of a test run that was itself killed: a process that hears of each server through a pipe."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def tell(self, line: str) -> None:
+        if self._process is None:
+            command = [sys.executable, __file__]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+
+_watchdog = _Watchdog()
+
+
+def watch(lines: Iterator[str]) -> None:
+    """The watchdog's whole life: lines `+PID` and `-PID`; when they end, what is left running is killed."""
+    running: set[int] = set()
+    for line in lines:
+        (running.add if line[0] == "+" else running.discard)(int(line[1:]))
+    for root in running:
+        for pid in list(descendants(root)):
+            kill(pid)
 
 
 def kill(pid: int) -> None:
@@ -272,3 +303,7 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+if __name__ == "__main__":
+    watch(iter(sys.stdin))
