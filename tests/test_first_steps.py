@@ -165,6 +165,35 @@ def test_first_steps_work_as_the_readme_says(stranger: Stranger) -> None:
     assert stranger.run(*sql).returncode == 1
 
 
+def test_a_module_may_be_a_package(stranger: Stranger) -> None:
+    package = stranger.folder / "game"
+    package.mkdir()
+    (package / "tables.py").write_text(
+        "from spacetimedb import Module, Pk, Row, u32\n"
+        "m = Module()\n"
+        "@m.table(public=True)\n"
+        "class Score(Row):\n"
+        "    player: Pk[u32]\n"
+        "    points: u32\n"
+    )
+    (package / "__init__.py").write_text(
+        "from spacetimedb import ReducerContext, u32\n"
+        "from .tables import Score, m\n"
+        "@m.reducer\n"
+        "def win(ctx: ReducerContext, player: u32, points: u32) -> None:\n"
+        "    ctx.db[Score].player.upsert(Score(player=player, points=points))\n"
+    )
+    stranger.must("publish", "-p", "game", "my-game")
+    stranger.must("call", "my-game", "win", "7", "100")
+    assert stranger.must("sql", "my-game", "SELECT * FROM score").splitlines()[2].split() == ["7", "|", "100"]
+    (package / "tables.py").write_text("from spacetimedb import Module\nm = Module()\nnonsense\n")
+    broken = stranger.run("publish", "-p", "game", "my-game")
+    assert broken.returncode == 1
+    assert 'File "tables.py", line 3' in broken.stderr
+    assert "nonsense" in broken.stderr
+    assert stranger.must("sql", "my-game", "SELECT * FROM score").splitlines()[2].split() == ["7", "|", "100"]
+
+
 def test_mistakes_of_the_first_hour(stranger: Stranger) -> None:
     (stranger.folder / "notes.py").write_text(
         "from spacetimedb import Module, Pk, ReducerContext, Row\n"
