@@ -56,6 +56,8 @@ JOBS_PER_ROUND: Final = 16
 """Scheduled calls between two looks into the mailboxes."""
 SLOW_READER_S: Final = 5.0
 """A reader that holds back a full ring for so long is dropped."""
+RING_LOOK_S: Final = 0.1
+"""How long it sleeps at most while the ring is full."""
 MAX_IDLE_S: Final = 3600.0
 
 
@@ -76,6 +78,7 @@ class TransactionActor:
         self._bells: dict[int, Doorbell] = {LOG_KEEPER_SLOT: Doorbell.attach(*fds[3 + BELL_FDS : 3 + 2 * BELL_FDS])}
         """Bell of the consumer in each slot of the ring."""
         self._mailboxes: dict[int, MailboxReader] = {}
+        self._mailbox_regions: dict[int, Region] = {}
         self._pieces: dict[int, list[bytes]] = {}
         """Beginnings of long requests that are not complete, by reader; as long as a client's message at most."""
         self._stopping = False
@@ -119,6 +122,7 @@ class TransactionActor:
         rounds = 0
         while True:
             worked = False
+            waiting = 0
             rounds += 1
             if not rounds % ROUNDS_PER_LOOK:
                 self._look_at_channel()
@@ -126,9 +130,12 @@ class TransactionActor:
                 data = mailbox.drain()
                 if data:
                     worked = True
+                    waiting += len(data)
                     if mailbox.take_waiter():
                         self._bells[reader + 1].ring()
                     self._run_requests(reader, data)
+            if worked:
+                self._control.words[words.MAILBOX_DEPTH] = waiting
             for _ in range(JOBS_PER_ROUND):
                 if not database.run_due():
                     break
@@ -173,7 +180,8 @@ class TransactionActor:
     def _obey(self, message: ToActor, fds: list[int]) -> None:
         match message:
             case ActorAttachReader(reader):
-                self._mailboxes[reader] = MailboxReader(Region.attach(fds[0]))
+                region = self._mailbox_regions[reader] = Region.attach(fds[0])
+                self._mailboxes[reader] = MailboxReader(region)
                 bell = self._bells[reader + 1] = Doorbell.attach(*fds[1:])
                 bell.ring()
             case DetachReader(reader):
@@ -204,6 +212,7 @@ class TransactionActor:
         mailbox = self._mailboxes.pop(reader, None)
         if mailbox is not None:
             self._run_requests(reader, mailbox.drain())
+            self._mailbox_regions.pop(reader).close()
         self._pieces.pop(reader, None)
         self.database.reader_gone(reader)
         bell = self._bells.pop(reader + 1, None)
@@ -310,6 +319,7 @@ class TransactionActor:
         control[words.REDUCER_CALLS] = database.calls
         control[words.REDUCER_ERRORS] = database.errors
         control[words.RING_POSITION] = end
+        control[words.HEAP_BYTES] = heap.high_water
 
     def _wake(self, slots: list[int]) -> None:
         for slot in slots:
@@ -343,8 +353,9 @@ class TransactionActor:
             self._control.words[words.RING_STALLS] += 1
             self._wake(ring.sleepers())
             if ring.prepare_wait():
-                self._bell.wait(0.1)
-                self._bell.clear()
+                self._bell.wait(RING_LOOK_S)
+                if self._is_left_alone():
+                    os._exit(1)  # and so is the log keeper: there will never be room
             if time.monotonic() > deadline:
                 for slot in ring.blockers():
                     if slot != LOG_KEEPER_SLOT:
@@ -352,6 +363,13 @@ class TransactionActor:
                         self._channel.send(SlowReader(slot - 1))
                 deadline += SLOW_READER_S
         return end
+
+
+    def _is_left_alone(self) -> bool:
+        """Whether the supervisor is gone."""
+        poller = select.poll()
+        poller.register(self._channel_fd, 0)
+        return bool(poller.poll(0))
 
 
 def collect_garbage() -> None:
@@ -372,13 +390,13 @@ def main() -> None:
         return
     setup, fds = first
     assert isinstance(setup, ActorSetup)
+    gc.disable()  # recovery makes millions of objects that stay
     try:
         actor = TransactionActor(channel, setup, fds)
     except InstallError as error:
         channel.send(ActorFailed(str(error)))
         return
     collect_garbage()
-    gc.disable()
     channel.send(actor.ready())
     actor.run()
 
