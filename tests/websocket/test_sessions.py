@@ -22,7 +22,7 @@ from spacetimedb.protocol.v2_client import OneOffQueryResult, ReducerResult
 SESSIONS = Path(__file__).parents[1] / "vectors" / "websocket" / "sessions"
 
 # Sessions, or the rest of a session, that speak a protocol or use a feature this server does not have yet.
-LATER = {}
+LATER: dict[str, str] = {}
 
 NAMES = sorted(path.stem for path in SESSIONS.glob("*.json") if path.stem not in LATER)
 

@@ -272,7 +272,7 @@ def test_procedures_and_views(connect: Connect, form: str, value: Any) -> None:
     change = light(client.read())
     assert change["top_items"] == [([], [[20, "n", 100]])]
     ended = client.ask("UnsubscribeMulti", request_id=2, query_id={"id": 1})["UnsubscribeMultiApplied"]
-    rows = ([[20, "n", 100]], [])
+    rows: tuple[list[Any], list[Any]] = ([[20, "n", 100]], [])
     assert shown(ended["update"]) == {"top_items": [rows], "item": [rows]}
 
 
