@@ -238,3 +238,76 @@ def test_old_program_is_let_go() -> None:
     running.update(WIDER, break_clients=True)
     gc.collect()
     assert [table() for table in old] == [None] * len(old)
+
+
+VIEWS = (
+    FIRST
+    + """
+class Short(Struct):
+    name: str
+
+@m.view
+def people(ctx: AnonymousViewContext) -> list[Person]:
+    return list(ctx.db[Person].iter())
+
+@m.view
+def names(ctx: AnonymousViewContext) -> list[Short]:
+    return [Short(name=p.name) for p in ctx.db[Person].iter()]
+"""
+)
+
+
+def rows_of_views(running: Running) -> dict[str, list[bytes]]:
+    return {key[0]: sorted(instance.rows) for key, instance in running.database.views._instances.items()}
+
+
+def test_views_are_run_again() -> None:
+    running = Running(VIEWS)
+    running.connect(1)
+    running.add("Ann", "Bob")
+    views = running.database.views
+    names = views.open(0, ("names", None))
+    changed = VIEWS.replace("Short(name=p.name)", "Short(name=p.name[:1])")
+    commit = running.update(changed)[0]
+    delta = changes_of(commit)[names.table_id]
+    assert sorted(delta.inserts.split()) == [b"\x01\0\0\0A", b"\x01\0\0\0B"]
+    assert delta.deletes.row_count == 2
+    running.add("Bea")
+    assert rows_of_views(running) == {"names": [b"\x01\0\0\0A", b"\x01\0\0\0B"]}
+
+
+def test_a_view_that_fails_in_the_new_program_keeps_its_rows() -> None:
+    running = Running(VIEWS)
+    running.connect(1)
+    running.add("Ann")
+    views = running.database.views
+    views.open(0, ("names", None))
+    before = rows_of_views(running)
+    running.update(VIEWS.replace("name=p.name)", "name=p.name if p.id > 5 else 1 / 0)"))
+    assert rows_of_views(running) == before
+    assert "ZeroDivisionError: division by zero" in running.lines()
+    running.add("Bob")
+    assert running.rows("person") == [(1, "Ann")], "the view fails the writer"
+    running.update(VIEWS)
+    running.add("Bob")
+    assert len(rows_of_views(running)["names"]) == 2
+
+
+def test_an_instance_of_another_shape_is_left_to_its_readers() -> None:
+    running = Running(VIEWS)
+    running.connect(1)
+    running.add("Ann")
+    views = running.database.views
+    people, names = views.open(0, ("people", None)), views.open(0, ("names", None))
+    running.update(VIEWS.replace("    name: str\n\n@m.view", "    name: str\n    age: u8 = 1\n\n@m.view"), True)
+    running.connect(2)
+    running.add("Bob")
+    assert len(people.rows) == 2
+    assert len(names.rows) == 1
+    fresh = views.open(0, ("names", None))
+    assert fresh.table_id != names.table_id
+    assert len(fresh.rows) == 2
+    for instance in (names, people, fresh):
+        views.close(0, instance.table_id)
+    assert views.statistics()["instances"] == 0
+    assert running.database.commit == running.database.store.commit

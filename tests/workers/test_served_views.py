@@ -70,7 +70,8 @@ def rows_of(message: v2.SubscribeApplied) -> bytes:
 
 
 def changed(update: v2.TransactionUpdate) -> tuple[bytes, bytes]:
-    blocks = [b for those in update.query_sets for table in those.tables for b in table.rows]
+    every = (b for those in update.query_sets for table in those.tables for b in table.rows)
+    blocks = [b for b in every if isinstance(b, v2.PersistentRows)]
     return b"|".join(b.inserts.data for b in blocks), b"|".join(b.deletes.data for b in blocks)
 
 
