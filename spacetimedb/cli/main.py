@@ -12,7 +12,7 @@ from .api import version
 from .config import Paths
 from .durability import snapshot
 from .logs import logs
-from .manage import delete, describe, list_databases, rename
+from .manage import delete, describe, list_databases, lock, rename, unlock
 from .options import Settings
 from .publish import publish
 from .queries import call, sql
@@ -54,6 +54,8 @@ for command in (
     login,
     logout,
     server,
+    lock,
+    unlock,
 ):
     main.add_command(command)
 

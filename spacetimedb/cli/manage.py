@@ -10,7 +10,7 @@ import click
 
 from .api import require, token_identity
 from .options import OptionalValues, Settings, anonymous_option, confirm, pass_settings, server_option, yes_option
-from .schema import Schema
+from .schema import Schema, display, resolve
 
 
 @click.command(cls=OptionalValues, short_help="Show tables and functions of a database.")
@@ -54,11 +54,15 @@ def summary(schema: Schema) -> str:
     """Tables with their columns, then the functions, for people."""
     lines = []
     for table in schema.tables.values():
-        lines.append(f"table {table.name}" + ("" if table.is_public else "  (private)"))
+        lines.append(
+            f"{'view' if table.is_view else 'table'} {table.name}" + ("" if table.is_public else "  (private)")
+        )
         key = table.raw.get("primary_key", [])
-        for n, element in enumerate(schema.row_type(table.name)["Product"]["elements"]):
+        for n, element in enumerate(resolve(table.row_type, table.typespace)["Product"]["elements"]):
             mark = "  primary key" if [n] == list(key) else ""
-            lines.append(f"    {element['name'].get('some', n)}: {schema.display(element['algebraic_type'])}{mark}")
+            lines.append(
+                f"    {element['name'].get('some', n)}: {display(element['algebraic_type'], table.typespace)}{mark}"
+            )
     for function in schema.functions.values():
         lines.append(
             f"{function.kind} {schema.signature(function)}" + ("" if function.callable else "  (not for clients)")
@@ -109,6 +113,32 @@ def delete(settings: Settings, database: str, server: str | None, yes: frozenset
         "not deleted: nobody agreed to it (answer with --yes)",
     )
     require(target.request("DELETE", f"/v1/database/{identity}"), target.url)
+
+
+@click.command(cls=OptionalValues, short_help="Protect a database from deletion.")
+@click.argument("database")
+@server_option
+@yes_option
+@pass_settings
+def lock(settings: Settings, database: str, server: str | None, yes: frozenset[str]) -> None:
+    """Protects DATABASE from `delete` and `publish --delete-data`, until `unlock`."""
+    target = settings.connect(server)
+    identity = target.resolve(database)
+    require(target.request("POST", f"/v1/database/{identity}/lock"), target.url)
+    click.echo(f"Database {identity} is now locked. It cannot be deleted until unlocked.")
+
+
+@click.command(cls=OptionalValues, short_help="Undo `lock`.")
+@click.argument("database")
+@server_option
+@yes_option
+@pass_settings
+def unlock(settings: Settings, database: str, server: str | None, yes: frozenset[str]) -> None:
+    """Allows DATABASE to be deleted again."""
+    target = settings.connect(server)
+    identity = target.resolve(database)
+    require(target.request("POST", f"/v1/database/{identity}/unlock"), target.url)
+    click.echo(f"Database {identity} is now unlocked.")
 
 
 @click.command(cls=OptionalValues, short_help="Give a database another name.")

@@ -11,7 +11,7 @@ import click
 
 from .api import require
 from .options import OptionalValues, Settings, anonymous_option, pass_settings, server_option, yes_option
-from .schema import Function, JsonType, Schema
+from .schema import Function, JsonType, Schema, resolve
 
 REDUCER_FAILED = 530
 
@@ -48,7 +48,7 @@ def call(
     answer = target.request(
         "POST",
         f"/v1/database/{identity}/call/{function}",
-        body=arguments_json(schema, found, arguments),
+        body=arguments_json(found, arguments),
         headers={"content-type": "application/json"},
     )
     if answer.ok:
@@ -68,17 +68,17 @@ def call(
     require(answer, target.url)
 
 
-def arguments_json(schema: Schema, function: Function, arguments: Sequence[str]) -> str:
+def arguments_json(function: Function, arguments: Sequence[str]) -> str:
     """JSON array of the arguments as typed; a word for a string parameter that is no JSON string is quoted."""
     written = []
     for n, argument in enumerate(arguments):
         kind = function.parameters[n][1] if n < len(function.parameters) else None
-        written.append(_argument(schema, kind, argument))
+        written.append(_argument(kind and resolve(kind, function.typespace), argument))
     return "[" + ", ".join(written) + "]"
 
 
-def _argument(schema: Schema, kind: JsonType | None, text: str) -> str:
-    if kind is None or not schema.is_string(kind):
+def _argument(kind: JsonType | None, text: str) -> str:
+    if kind is None or "String" not in kind:
         return text
     try:
         is_text = isinstance(json.loads(text), str)

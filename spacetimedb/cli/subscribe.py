@@ -163,9 +163,12 @@ def row_printers(schema: Schema) -> dict[str, RowPrinter]:
     from ..types.algebraic import Typespace, type_from_json
     from ..types.sats_json import row_to_json
 
-    typespace = Typespace(tuple(type_from_json(t) for t in schema.types))
-    readers = {name: row_to_json(typespace[t.type_ref], "typed", typespace) for name, t in schema.tables.items()}
-    return {name: partial(_row_object, reader) for name, reader in readers.items()}
+    printers: dict[str, RowPrinter] = {}
+    for name, table in schema.tables.items():
+        typespace = Typespace(tuple(map(type_from_json, table.typespace)))
+        reader = row_to_json(typespace.resolve(type_from_json(table.row_type)), "typed", typespace)
+        printers[name] = partial(_row_object, reader)
+    return printers
 
 
 def _row_object(reader: Callable[[bytes, int], tuple[str, int]], row: bytes) -> str:

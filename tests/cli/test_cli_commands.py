@@ -27,7 +27,13 @@ def product(**fields: Any) -> dict[str, Any]:
     return {"elements": [{"name": {"some": name}, "algebraic_type": kind} for name, kind in fields.items()]}
 
 
-SCHEMA = {
+def option(some: dict[str, Any]) -> dict[str, Any]:
+    unit: dict[str, Any] = {"Product": {"elements": []}}
+    variants = (("some", some), ("none", unit))
+    return {"variants": [{"name": {"some": name}, "algebraic_type": kind} for name, kind in variants]}
+
+
+SCHEMA: dict[str, list[dict[str, Any]]] = {
     "sections": [
         {"Typespace": {"types": [{"Product": product(id={"U32": []}, name={"String": []})}]}},
         {
@@ -291,16 +297,9 @@ def test_call_prints_the_result_of_a_procedure(run: Run, scripted: ScriptedServe
 
 def test_sql_table(run: Run, scripted: ScriptedServer) -> None:
     identity = {"Product": product(__identity__={"U256": []})}
-    option = {
-        "Sum": {
-            "variants": [
-                {"name": {"some": "some"}, "algebraic_type": {"I32": []}},
-                {"name": {"some": "none"}, "algebraic_type": {"Product": {"elements": []}}},
-            ]
-        }
-    }
+    level = {"Sum": option({"I32": []})}
     place = {"Product": product(x={"I32": []}, y={"I32": []})}
-    columns = product(id={"U64": []}, name={"String": []}, owner=identity, level=option, at=place)
+    columns = product(id={"U64": []}, name={"String": []}, owner=identity, level=level, at=place)
     rows = [[1, "ann", ["0xc200"], [0, 3], [1, 2]], [20, 'q"', ["0x1"], [1, []], [-1, 0]]]
     scripted.answers[f"POST /v1/database/{DB}/sql"] = 200, [{"schema": columns, "rows": rows, "stats": {}}]
     assert run("sql", "shop", "SELECT * FROM item").stdout.splitlines() == [
@@ -330,6 +329,34 @@ def test_describe(run: Run) -> None:
     assert json.loads(run("describe", "--json", "shop", "reducer", "add_item").stdout)["source_name"] == "addItem"
     assert "no such table" in run("describe", "--json", "shop", "table", "x").stderr
     assert "    id: U32  primary key" in run("describe", "shop").stdout
+
+
+def test_describe_names_views_and_submodules(run: Run, scripted: ScriptedServer) -> None:
+    item = {"Product": product(owner={"Product": product(__identity__={"U256": []})}, tags={"Array": {"String": []}})}
+    view = {"source_name": "mine", "return_type": {"Array": {"Ref": 0}}}
+    lib = {
+        "sections": [
+            {"Typespace": {"types": [item]}},
+            {"Views": [view, view | {"source_name": "first", "return_type": {"Sum": option({"Ref": 0})}}]},
+            {"Reducers": [{"source_name": "clear", "params": product(item={"Ref": 0}), "visibility": {}}]},
+        ]
+    }
+    nested = {"sections": [*SCHEMA["sections"], {"Submodules": [{"namespace": "lib", "module": lib}]}]}
+    scripted.answers[f"GET /v1/database/{DB}/schema"] = 200, nested
+    lines = run("describe", "shop").stdout.splitlines()
+    assert lines[:3] == ["table item", "    id: U32  primary key", "    name: String"]
+    for view_name in ("mine", "first"):
+        at = lines.index(f"view lib.{view_name}")
+        assert lines[at + 1 : at + 3] == ["    owner: Identity", "    tags: Array<String>"]
+    assert "reducer lib.clear(item: {owner: Identity, tags: Array<String>})" in lines
+    assert "reducer init()  (not for clients)" in lines
+
+
+def test_lock_and_unlock(run: Run, scripted: ScriptedServer) -> None:
+    scripted.answers[f"POST /v1/database/{DB}/lock"] = 200, ""
+    scripted.answers[f"POST /v1/database/{DB}/unlock"] = 200, ""
+    assert run("lock", "shop").stdout == f"Database {DB} is now locked. It cannot be deleted until unlocked.\n"
+    assert run("unlock", "shop").stdout == f"Database {DB} is now unlocked.\n"
 
 
 def test_list(run: Run, scripted: ScriptedServer) -> None:
