@@ -10,8 +10,12 @@ that opening understands.
 Opening walks the last segment and cuts off a torn tail: the bytes are copied to `<segment>.torn-<unix time>`, the
 segment is truncated and synced, and writing goes on in it. Damage to anything that was durable is refused (LogDamaged).
 
-After any failed operation the writer refuses everything else with LogFailed: what a failed write or fdatasync left on
-disk is unknown, only a new process that reads the disk again knows what is there.
+No room is no failure: `append` raises NoRoom, what it has written of the next commit is cut off, and the rest can be
+appended later. A segment that cannot be followed by a new one for want of room just goes on growing.
+
+After any other failed operation the writer refuses everything else with LogFailed: what a failed write or fdatasync
+left on disk is unknown, only a new process that reads the disk again knows what is there. (A fdatasync that finds no
+room has failed like any other.)
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from spacetimedb.log.segments import (
     segment_path,
 )
 
-MAX_SEGMENT_BYTES = 128 << 20
+MAX_SEGMENT_BYTES = 32 << 20
 """A segment of this size is followed by a new one; the last commit in it may go beyond."""
 LOCK_NAME = "log.lock"
 
@@ -52,6 +56,15 @@ _log = logging.getLogger(__name__)
 
 class LogFailed(OSError):
     """A file operation of this writer failed before; nothing more is written."""
+
+
+class NoRoom(OSError):
+    """There is no room for a commit. Everything before the writer's `next_offset` is written, nothing from there on."""
+
+
+def is_no_room(error: OSError) -> bool:
+    """Whether more room would have helped: the disk is full, or a quota or limit is reached."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LogLocked(OSError):
@@ -78,7 +91,7 @@ class CommitLogWriter:
         self.epoch = 0
         self.torn_bytes = 0
         self._files = files
-        self._max_segment_bytes = max_segment_bytes
+        self._max_segment_bytes = self._limit = max_segment_bytes
         self._lock = lock
         self._fd = -1
         self._mark_fd = -1
@@ -152,19 +165,7 @@ class CommitLogWriter:
         files = self._files
         tail = walk.data[walk.position :]
         if any(tail):
-            names = set(files.list(self.directory))
-            name = stem = f"{path.name}.torn-{int(time.time())}"
-            number = 1
-            while name in names:
-                number += 1
-                name = f"{stem}-{number}"
-            fd = files.open(self.directory / name)
-            try:
-                write_all(files, fd, 0, tail)
-                files.sync_data(fd)
-            finally:
-                files.close(fd)
-            files.sync_directory(self.directory)
+            self._keep_tail(path, tail)
         files.truncate(self._fd, walk.position)
         if walk.position < len(SEGMENT_HEADER):
             write_all(files, self._fd, 0, SEGMENT_HEADER)
@@ -177,13 +178,39 @@ class CommitLogWriter:
             walk.problem,
         )
 
+    def _keep_tail(self, path: Path, tail: bytes) -> None:
+        """Copies a torn tail into a file of its own, if there is room for that."""
+        files = self._files
+        target: Path | None = None
+        try:
+            names = set(files.list(self.directory))
+            name = stem = f"{path.name}.torn-{int(time.time())}"
+            number = 1
+            while name in names:
+                number += 1
+                name = f"{stem}-{number}"
+            target = self.directory / name
+            fd = files.open(target)
+            try:
+                write_all(files, fd, 0, tail)
+                files.sync_data(fd)
+            finally:
+                files.close(fd)
+            files.sync_directory(self.directory)
+        except OSError as error:
+            if not is_no_room(error):
+                raise
+            _log.warning("%s: no room to keep a copy of %d bytes of unfinished writing", path, len(tail))
+            if target is not None and target.name in files.list(self.directory):
+                files.remove(target)
+
     def append(self, payloads: list[bytes]) -> None:
-        """Writes one commit per payload, in order; durable after the next `sync`. Raises OSError, LogFailed."""
+        """Writes one commit per payload, in order; durable after the next `sync`. Raises NoRoom, OSError, LogFailed."""
         self._usable()
         parts: list[bytes] = []
         add = parts.append
         pack_header, pack_crc, checksum = COMMIT_HEADER.pack, CRC.pack, crc32c
-        offset, epoch, limit = self.next_offset, self.epoch, self._max_segment_bytes
+        offset, epoch = self.next_offset, self.epoch
         end = self._end
         try:
             for payload in payloads:
@@ -192,19 +219,27 @@ class CommitLogWriter:
                 add(pack_crc(checksum(body)))
                 offset += 1
                 end += len(body) + 4
-                if end >= limit:
+                if end >= self._limit:
                     self._write(parts, offset, end)
                     parts.clear()
                     self._rotate()
                     end = self._end
             if parts:
                 self._write(parts, offset, end)
+        except NoRoom:
+            raise
         except BaseException:
             self._failed = True
             raise
 
     def _write(self, parts: list[bytes], next_offset: int, end: int) -> None:
-        write_all(self._files, self._fd, self._end, b"".join(parts))
+        try:
+            write_all(self._files, self._fd, self._end, b"".join(parts))
+        except OSError as error:
+            if not is_no_room(error):
+                raise
+            self._files.truncate(self._fd, self._end)
+            raise NoRoom(error.errno, error.strerror) from error
         self._end = end
         self.next_offset = next_offset
 
@@ -227,25 +262,47 @@ class CommitLogWriter:
         return self.durable_offset
 
     def _rotate(self) -> None:
+        """Goes on in a new segment; in the old one if there is no room for it."""
         self._files.sync_data(self._fd)
         self._write_mark(self._end)
+        self._synced_end = self._end
+        self.durable_offset = self.next_offset - 1
         old_fd, old_mark_fd, old_sequence, old_end = self._fd, self._mark_fd, self._mark_sequence, self._end
-        self._create_segment(self.next_offset)
+        try:
+            self._create_segment(self.next_offset)
+        except NoRoom:
+            self._mark_fd, self._mark_sequence = old_mark_fd, old_sequence
+            self._limit = self._end + self._max_segment_bytes // 8
+            return
+        self._limit = self._max_segment_bytes
         self._put_mark(old_mark_fd, old_sequence, old_end, True)
         self._files.close(old_fd)
         self._files.close(old_mark_fd)
-        self.durable_offset = self.next_offset - 1
 
     def _create_segment(self, first_offset: int) -> None:
-        """Makes the segment that starts at this offset, and its mark, the ones that are written to."""
+        """Makes the segment that starts at this offset, and its mark, the ones that are written to.
+
+        Raises NoRoom; then there is no such segment.
+        """
         files = self._files
         path = segment_path(self.directory, first_offset)
         temporary = self.directory / _TEMPORARY
-        fd = files.open(temporary)
+        fd = -1
+        self._mark_fd = -1
         try:
+            fd = files.open(temporary)
             write_all(files, fd, 0, SEGMENT_HEADER)
             files.sync_data(fd)
             self._open_mark(path, None, len(SEGMENT_HEADER))
+        except BaseException as error:
+            for one in (fd, self._mark_fd):
+                if one >= 0:
+                    files.close(one)
+            self._mark_fd = -1
+            if isinstance(error, OSError) and is_no_room(error):
+                raise NoRoom(error.errno, error.strerror) from error
+            raise
+        try:
             files.rename(temporary, path)
             files.sync_directory(self.directory)
         except BaseException:
@@ -263,6 +320,7 @@ class CommitLogWriter:
         self._mark_fd = files.open(mark_path(segment))
         if mark is None or not mark.intact:
             files.truncate(self._mark_fd, 0)
+            write_all(files, self._mark_fd, 0, bytes(2 * MARK_SLOT.size))  # so that later marks need no room
         self._mark_sequence = mark.sequence + 1 if mark is not None else 0
         self._write_mark(end)
         files.sync_data(self._mark_fd)

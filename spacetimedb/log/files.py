@@ -38,6 +38,10 @@ class FileSystem(Protocol):
         """Sets the file's length."""
         ...
 
+    def allocate(self, path: Path, size: int) -> None:
+        """Makes the file have this length and all the room for it."""
+        ...
+
     def sync_data(self, fd: int) -> None:
         """fdatasync: the content and the length survive a crash."""
         ...
@@ -81,6 +85,16 @@ class OperatingSystem:
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
+
+    def allocate(self, path: Path, size: int) -> None:
+        fd = self.open(path)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, size)
+            else:
+                write_all(self, fd, 0, bytes(size))
+        finally:
+            os.close(fd)
 
     def sync_data(self, fd: int) -> None:
         os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)

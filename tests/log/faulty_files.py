@@ -60,6 +60,8 @@ class MemoryFiles:
         self.fail_at = 0
         self.failure: str = "EIO"
         self.next_fd = 3
+        self.room: int | None = None
+        """Bytes that all files together may have; None: any number."""
 
     def operation(self) -> None:
         self.operations += 1
@@ -120,8 +122,19 @@ class MemoryFiles:
                 data = data[: max(1, len(data) // 2)]
                 self.fail_at += 1
                 self.failure = "ENOSPC"
+        data = self._fitting(content, at, data)
         self._write(content, at, data)
         return len(data)
+
+    def _fitting(self, content: Content, at: int, data: bytes) -> bytes:
+        """As much of a write as there is room for. Raises OSError if that is nothing."""
+        if self.room is None:
+            return data
+        left = self.room - sum(len(one.now) for one in {id(c): c for c in self.entries.values()}.values())
+        fits = max(len(content.now) - at, 0) + max(left, 0)
+        if data and not fits:
+            raise OSError(errno.ENOSPC, "no room")
+        return data[:fits]
 
     def _write(self, content: Content, at: int, data: bytes) -> None:
         content.now += bytes(max(at - len(content.now), 0))
@@ -133,6 +146,14 @@ class MemoryFiles:
         content = self.open_files[fd]
         content.now[size:] = bytes(max(size - len(content.now), 0))
         content.pending.append(size)
+
+    def allocate(self, path: Path, size: int) -> None:
+        self.operation()
+        content = self.entries.setdefault(path, Content())
+        data = self._fitting(content, 0, bytes(size))
+        self._write(content, 0, data)
+        if len(data) < size:
+            raise OSError(errno.ENOSPC, "no room")
 
     def sync_data(self, fd: int) -> None:
         self.operation()
@@ -155,6 +176,8 @@ class MemoryFiles:
 
     def remove(self, path: Path) -> None:
         self.operation()
+        if path not in self.entries:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         del self.entries[path]
 
     def lock(self, path: Path) -> int:
