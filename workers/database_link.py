@@ -10,6 +10,8 @@ and reader, was in the ring before it heard it, so it is seen.
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
+MAX_HELD: Final = 16384
+"""Batches of messages that wait until they are durable; a client with more is dropped."""
 
 KEEP_S: Final = 10.0
 """How long rows and indexes of a table are kept after their last use."""
@@ -82,7 +86,8 @@ class DatabaseLink:
         """Those that speak v2 or v3."""
         self.v1 = V1Clients(self)
         self.waiters: dict[int, Waiter] = {}
-        self._next_number = 1
+        # A reader that died may have answers under way for the same place: its numbers must not mean anybody here.
+        self._next_number = int.from_bytes(os.urandom(4), "little")
         self.outgoing: list[bytes] = []
         """Mailbox records of this round."""
         self.congested = False
@@ -134,6 +139,10 @@ class DatabaseLink:
         """All rows of a table at this place of the ring, to be read later."""
         return self.known_rows[table_id].snapshot()
 
+    def find(self, table_id: int, column: int, key: bytes) -> Collection[bytes] | None:
+        """The rows with a value in a column, if there is an index of it."""
+        return self.subscriptions.find(table_id, column, key)
+
     def row_count(self, table_id: int) -> int:
         """Number of rows of a table at this place of the ring."""
         return len(self.known_rows[table_id])
@@ -141,9 +150,11 @@ class DatabaseLink:
     # -- clients
 
     def new_number(self) -> int:
-        """A number for a connection or a request; unique as long as anybody remembers it."""
-        self._next_number = self._next_number % 0xFFFFFFFF + 1
-        return self._next_number
+        """A number for a connection or a request that nobody has now; never 0."""
+        while True:
+            number = self._next_number = self._next_number % 0xFFFFFFFF + 1
+            if number not in self.clients and number not in self.v1.clients and number not in self.waiters:
+                return number
 
     def connect(self, client: Client, claims: str) -> None:
         """Announces a client to the actor; it is greeted, or dropped, when the answer comes."""
@@ -161,9 +172,15 @@ class DatabaseLink:
 
     def leave(self, client: Client) -> None:
         """A client is gone, or is going: it gets nothing more and the actor hears of it. Idempotent."""
-        if self.clients.pop(client.number, None) is None and self.v1.clients.pop(client.number, None) is None:
+        if client.number not in self.clients and client.number not in self.v1.clients:
             return
+        # Calls that came in before the end are run, though nobody hears of them.
+        calls = [message for message in client.deferred if message[0] in _CALLS]
         client.deferred.clear()
+        if calls and client.state != CONNECTING and not self.down:
+            self.receive(client, calls)
+        self.clients.pop(client.number, None)
+        self.v1.clients.pop(client.number, None)
         self.touched.discard(client)
         self._holding.discard(client)
         self.subscriptions.drop_client(client.number)
@@ -222,11 +239,22 @@ class DatabaseLink:
                 deferred = rest
             elif client.pending_calls or not self._execute(client, message):
                 return
-            else:
+            elif deferred:  # not closed meanwhile
                 deferred.popleft()
 
     def _execute(self, client: Client, message: Message) -> bool:
         """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
+        try:
+            return self._try_to_execute(client, message)
+        except ReaderDropped:
+            raise
+        except Exception:
+            # A fault of ours that one client has found: it must not take the others with it.
+            traceback.print_exc()
+            self.lane.close(client, v2.DECODE_ERROR_CLOSE, "internal error")
+            return True
+
+    def _try_to_execute(self, client: Client, message: Message) -> bool:
         if message[0] == v2.SUBSCRIBE:
             is_done = self._subscribe(client, message)
         elif message[0] == v2.UNSUBSCRIBE:
@@ -388,6 +416,7 @@ class DatabaseLink:
         for table_id in self.known_rows.keys() - self.subscriptions.tables.keys():
             # Views go at once, tables are often asked for again.
             is_kept = table_id in self.catalog.stored_tables and now - self._used.get(table_id, 0.0) <= KEEP_S
+            is_kept |= self.known_rows[table_id].is_being_read
             if not is_kept and table_id not in self._asked and self.views.release(table_id):
                 del self.known_rows[table_id]
                 self._used.pop(table_id, None)
@@ -398,7 +427,7 @@ class DatabaseLink:
 
     def post(self) -> None:
         """Sends this round's requests. A full mailbox leaves them here and sets `congested`."""
-        if self.congested or not self.outgoing:
+        if self.congested or not self.outgoing or self.down:
             return
         data = b"".join(self.outgoing)
         if len(data) > self._mailbox.capacity // 2:
@@ -440,18 +469,20 @@ class DatabaseLink:
     """Number of logged transactions up to this place of the ring."""
 
     def pump(self) -> bool:
-        """Processes everything in the ring, releases what has become durable. False if there was nothing."""
+        """Processes all that is in the ring now, releases what has become durable. False if there was nothing.
+
+        What comes meanwhile waits for the next time: answers must go out between. Raises ReaderDropped.
+        """
         if self.down:
             return False
         worked = False
-        try:
-            while data := self._ring.drain(MAX_DRAIN_BYTES):
-                worked = True
-                self._process(data)
-                if self._ring.advance():
-                    self._actor_bell.ring()
-        except ReaderDropped:
-            raise
+        ring = self._ring
+        goal = ring.position + ring.pending()
+        while (not worked or ring.position < goal) and (data := ring.drain(MAX_DRAIN_BYTES)):
+            worked = True
+            self._process(data)
+            if ring.advance():
+                self._actor_bell.ring()
         durable = self.control.words[words.DURABLE]
         self._ring_ended.set()
         if durable != self.durable:
@@ -652,11 +683,18 @@ class DatabaseLink:
 
     def flush(self) -> None:
         """Frames and sends the messages of all touched clients; unconfirmed or durable ones at once, the rest later."""
+        # What was read from the heap is only right if the actor had to keep it for this reader.
+        self.check_attached()
         while self.touched:
             client = self.touched.pop()
             self.flush_client(client)
         self._frames.clear()
         self._shared.clear()
+
+    def check_attached(self) -> None:
+        """Raises ReaderDropped if the actor did not wait for this reader any more."""
+        if not self.down:
+            self._ring.check()
 
     def keep_for_batch(self, message: bytes) -> None:
         """Keeps a message until `flush` ends, so that no other gets its id meanwhile; see `flush_client`."""
@@ -688,6 +726,8 @@ class DatabaseLink:
         if client.confirmed and (client.held or client.horizon > self.durable):
             client.held.append((client.horizon, data))
             self._holding.add(client)
+            if len(client.held) > MAX_HELD:
+                self.lane.drop(client)
         else:
             self.lane.send(client, data)
 
@@ -754,7 +794,7 @@ class DatabaseLink:
         if stays and not self.down:
             self.outgoing.append(leave)
             self.post()
-        if waiter.outcome is None and self.down:
+        if not waiter.done:
             raise DatabaseGone
 
     async def wait_durable(self, horizon: int) -> None:
@@ -766,8 +806,10 @@ class DatabaseLink:
 
     async def log_written(self) -> None:
         """Waits until the log keeper has written every log line that is in the ring now."""
+        if self.down:
+            return
         position = self.control.words[words.RING_POSITION]
-        while self.control.words[words.LOG_RING_POSITION] < position and not self.down:
+        while not self.down and self.control.words[words.LOG_RING_POSITION] < position:
             self._ring_ended = trio.Event()
             await self._ring_ended.wait()
 

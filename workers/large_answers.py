@@ -72,6 +72,7 @@ def answer_later(
         if client.number not in link.clients:
             for large in larges:
                 large.leave()
+            link.forget_unused_tables()
             return False
         if any(large.step() for large in larges):
             return True
@@ -80,6 +81,8 @@ def answer_later(
             message += part.parts if isinstance(part, LargeRows) else [part]
         for large in larges:
             large.leave()
+        link.forget_unused_tables()
+        link.check_attached()
         link.flush_client(client)
         client.gathering.popleft()
         del client.messages[0]

@@ -148,6 +148,7 @@ class DatabaseProcesses:
         self.stopping = False
         self.problem: str | None = None
         self._changing = trio.Lock()
+        self._starting = False
         self._readers = readers
         self._say = say
         self._control: ControlBlock
@@ -192,6 +193,7 @@ class DatabaseProcesses:
         async with self._changing:
             if self.stopping:
                 raise DatabaseFailed("the database is being stopped")
+            self._starting = True
             try:
                 self.ready = await self._start(create, program, program_hash)
             except BaseException as error:
@@ -200,6 +202,8 @@ class DatabaseProcesses:
                 if isinstance(error, OSError):
                     raise DatabaseFailed(f"the system cannot start it: {error.strerror}") from None
                 raise
+            finally:
+                self._starting = False
             self.problem = None
             if announce:
                 for reader in self._readers():
@@ -314,14 +318,14 @@ class DatabaseProcesses:
 
     async def detach_reader(self, number: int) -> None:
         """A reader process ended: its clients are gone."""
-        if number in self._mailboxes:
-            # At once: the actor may be waiting for it.
-            commit_ring.deactivate(self._regions[1], number + 1)
+        if number not in self._mailboxes:
+            return
+        # At once: the actor may be waiting for it.
+        commit_ring.deactivate(self._regions[1], number + 1)
         async with self._changing:
             mailbox = self._mailboxes.pop(number, None)
             if mailbox is None:
                 return
-            commit_ring.deactivate(self._regions[1], number + 1)
             for child, bell in ((self._actor, self._actor_bell), (self._keeper, self._keeper_bell)):
                 if child is not None:
                     try:
@@ -469,8 +473,10 @@ class DatabaseProcesses:
     async def stop(self, down: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ends both processes; everything that was accepted is on disk afterwards. `down` tells the readers first."""
         self.stopping = True
-        if self.ready is None and self._actor is not None:
-            self._actor.process.kill()  # it is starting: nothing was accepted
+        if self._starting:
+            for child in (self._actor, self._keeper):
+                if child is not None:
+                    child.process.kill()  # nothing was accepted yet
         async with self._changing:
             self.ready = None
             if down is not None:

@@ -59,6 +59,15 @@ SLOW_READER_S: Final = 5.0
 RING_LOOK_S: Final = 0.1
 """How long it sleeps at most while the ring is full."""
 MAX_IDLE_S: Final = 3600.0
+FULL_LOOK_S: Final = 0.25
+"""While the commit log has no room, between two looks whether schedules may go on."""
+DISK_FULL: Final = "the server's disk is full: nothing can be changed until there is room"
+_REFUSALS: Final = {
+    mail.CALL: Outcome.ERROR,
+    mail.SQL: Outcome.SQL_ERROR,
+    mail.PROCEDURE: Outcome.PROCEDURE_FAILED,
+}
+"""Requests that are refused while the commit log has no room, and as what."""
 
 
 def wall_clock_us() -> int:
@@ -137,7 +146,7 @@ class TransactionActor:
             if worked:
                 self._control.words[words.MAILBOX_DEPTH] = waiting
             for _ in range(JOBS_PER_ROUND):
-                if not database.run_due():
+                if self._is_full or not database.run_due():
                     break
                 worked = True
             if self._procedures.run_posted():
@@ -159,6 +168,8 @@ class TransactionActor:
         if not self._procedures.posted and all(mailbox.prepare_sleep() for mailbox in self._mailboxes.values()):
             due = database.next_due_us()
             wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
+            if self._is_full:
+                wait_s = FULL_LOOK_S
             if wait_s > 0:
                 database.budget.stop()
                 ready = self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
@@ -225,6 +236,8 @@ class TransactionActor:
         """Runs a mailbox's records in order."""
         database = self.database
         clients, call, unpack = database.clients, database.call, mail.REQUEST_HEAD.unpack_from
+        if self._is_full:
+            call = self._refuse
         at, end, since_publish = 0, len(data), 0
         while at < end:
             length, kind, flags, detail, connection, request_id = unpack(data, at)
@@ -281,6 +294,8 @@ class TransactionActor:
             database.procedures.handle(nobody, request_id, body)
         elif who is None:
             return  # refused when it connected, or gone
+        elif kind in _REFUSALS and self._is_full:
+            self._refuse(who, kind, request_id, body, _REFUSALS[kind])
         elif kind == mail.CALL:
             name, args = mail.split_named(body)
             if detail == mail.BAD_CALL:
@@ -295,6 +310,16 @@ class TransactionActor:
         elif kind == mail.PROCEDURE:
             name, args = mail.split_named(body)
             database.call_procedure(who, name, request_id, args)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the commit log has no room."""
+        return self._control.words[words.LOG_FULL] != 0
+
+    def _refuse(
+        self, who: Caller, _detail: int, request_id: int, _body: bytes, outcome: Outcome = Outcome.ERROR
+    ) -> None:
+        self.database.answer(outcome, who, request_id, self.database.timestamp_us(), DISK_FULL)
 
     # -- records
 

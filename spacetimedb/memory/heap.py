@@ -159,6 +159,11 @@ class RowHeap(RowReader):
         """Ref of each large block -> chunks in its run."""
         self._slots: dict[int, Slots] = {}
 
+    @property
+    def high_water(self) -> int:
+        """Bytes of the region that have ever been in use."""
+        return len(self.chunk_class) << _CHUNK_BITS
+
     # Writing
 
     def slots(self, row_length: int) -> Slots:

@@ -415,6 +415,11 @@ class RingReader:
             return True
         return False
 
+    def check(self) -> None:
+        """Raises ReaderDropped if this consumer was dropped: what it read from the heap may be wrong."""
+        if self._words[self._position_word + 1] != self._state:
+            raise ReaderDropped(f"slot {self.slot}")
+
     def pending(self) -> int:
         """Bytes published and not drained yet."""
         return self._words[_HEAD_WORD] - self.position

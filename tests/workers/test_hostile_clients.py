@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import ServerProcess
+from server_process import RequestFailed, ServerProcess
 from session_client import SessionClient
 
 from spacetimedb.protocol import v2_client as v2
@@ -23,7 +23,7 @@ def hostile(server: ServerProcess) -> Iterator[ServerProcess]:
     server.publish(Path(__file__).with_name("hostile.py"), NAME)
     before = set(server.processes())
     yield server
-    assert set(server.processes()) == before, "a process died:\n" + "".join(server.output[-60:])
+    assert before <= set(server.processes()), "a process died:\n" + "".join(server.output[-60:])
 
 
 @pytest.fixture
@@ -50,6 +50,13 @@ def outcome(client: SessionClient, request_id: int, reducer: str, args: bytes) -
     assert isinstance(answer, v2.ReducerResult)
     assert answer.request_id == request_id
     return answer.outcome
+
+
+def status(server: ServerProcess, path: str, body: str) -> int:
+    try:
+        return server.request("POST", f"/v1/database/{NAME}/{path}", body).status
+    except RequestFailed as failure:
+        return failure.status
 
 
 def one_off(client: SessionClient, text: str) -> v2.OneOffQueryResult:
@@ -117,10 +124,7 @@ def test_queries(client: SessionClient, hostile: ServerProcess, text: str) -> No
     one_off(client, text)
     client.send(v2.subscribe(2, 5, [text]))
     assert isinstance(client.receive(), v2.SubscribeApplied | v2.SubscriptionError)
-    try:
-        hostile.sql(NAME, text)
-    except Exception as error:
-        assert "500" not in str(error)[:4], error
+    assert status(hostile, "sql", text) in (200, 400)
 
 
 def test_numbers_at_their_limits(client: SessionClient) -> None:
@@ -136,11 +140,4 @@ def test_numbers_at_their_limits(client: SessionClient) -> None:
 
 @pytest.mark.parametrize("body", ['["\\ud800"]', '[{"a": 1e999}]', "[" * 100_000, "[1e400]", '[""', "\0", "[null]"])
 def test_json_arguments(hostile: ServerProcess, body: str) -> None:
-    answer = None
-    try:
-        answer = hostile.request(
-            "POST", f"/v1/database/{NAME}/call/refuse", body, headers={"content-type": "application/json"}
-        )
-    except Exception as error:
-        assert str(error).startswith("4"), error
-    assert answer is None
+    assert status(hostile, "call/refuse", body) == 400

@@ -1,0 +1,203 @@
+"""Processes and disks that fail at bad moments: it is said clearly, nothing hangs, and what can go on goes on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import ServerFactory
+from server_process import SAMPLES, RequestFailed, ServerProcess, descendants, kill, wait_for_end
+from session_client import Ended, SessionClient
+
+from spacetimedb.protocol import v2_client as v2
+
+PATIENCE_S = 30.0
+BALANCE = 1_000_000
+V3 = "v3.bsatn.spacetimedb"
+
+
+def pids(server: ServerProcess, module: str) -> list[int]:
+    return [pid for pid, command in server.processes().items() if f"workers.{module} " in command + " "]
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def bank(server: ServerProcess) -> ServerProcess:
+    server.publish(SAMPLES / "bank.py", "bank")
+    server.call("bank", "seed", 4, BALANCE)
+    return server
+
+
+def works(server: ServerProcess) -> bool:
+    try:
+        server.call("bank", "transfer", 0, 1, 1)
+        return True
+    except RequestFailed:
+        return False
+
+
+def balances(server: ServerProcess) -> dict[int, int]:
+    return dict(server.sql("bank", "SELECT * FROM accounts"))
+
+
+def connect(server: ServerProcess, query: str = "compression=None") -> SessionClient:
+    client = SessionClient(server.base_url, "bank", [V3], query)
+    assert isinstance(client.receive(), v2.InitialConnection)
+    return client
+
+
+def transfer(request_id: int) -> bytes:
+    return v2.call_reducer(request_id, "transfer", struct.pack("<IIq", 0, 1, 1))
+
+
+def test_the_disk_takes_nothing_more(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    server.call("bank", "transfer", 0, 1, 5)
+    assert balances(server)[1] == BALANCE + 5  # confirmed
+    client = connect(server)
+    (keeper,) = pids(server, "log_keeper")
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (1, 1))
+    client.send(transfer(7))
+    # The answer would say something that is not on disk: the connection ends instead.
+    messages, _end = client.receive_all()
+    assert messages == []
+    eventually(lambda: works(server))
+    assert balances(server)[1] == BALANCE + 6
+    assert any("commit log cannot be written" in line for line in server.output)
+    server.stop()
+
+
+def test_a_database_whose_log_cannot_be_made(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    (server.data_dir / "replicas" / "2").mkdir(parents=True)
+    (server.data_dir / "replicas" / "2" / "clog").write_text("in the way")
+    with pytest.raises(RequestFailed) as failure:
+        server.publish(SAMPLES / "bank.py", "second")
+    assert failure.value.status == 500
+    assert "commit log" in failure.value.text
+    assert works(server)
+    server.publish(SAMPLES / "bank.py", "third")
+    server.call("third", "seed", 1, 1)
+    server.stop()
+
+
+def test_a_damaged_log_is_one_databases_matter(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    server.publish(SAMPLES / "bank.py", "other")
+    server.stop()
+    (segment,) = (server.data_dir / "replicas" / "1" / "clog").glob("*.stdb.log")
+    data = bytearray(segment.read_bytes())
+    data[40] ^= 0xFF
+    segment.write_bytes(data)
+    server.start()
+    with pytest.raises(RequestFailed) as failure:
+        server.call("bank", "transfer", 0, 1, 1)
+    assert failure.value.status == 500
+    server.call("other", "seed", 1, 1)
+    server.publish(SAMPLES / "bank.py", "bank", clear=True)
+    server.call("bank", "seed", 2, 10)
+    server.stop()
+
+
+def test_an_end_during_the_start(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    server.stop()
+    (segment,) = (server.data_dir / "replicas" / "1" / "clog").glob("*.stdb.log")
+    segment.rename(segment.with_suffix(".kept"))
+    os.mkfifo(segment)  # whoever opens it waits
+    command = [sys.executable, "-m", "spacetimedb.cli.main", "--root-dir", str(server.root), "start"]
+    command += ["--listen-addr", "127.0.0.1:0", "--data-dir", str(server.data_dir)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # Supervisor, actor, log keeper.
+        eventually(lambda: len(list(descendants(process.pid))) == 3)
+        tree = list(descendants(process.pid))
+        process.send_signal(signal.SIGTERM)
+        assert wait_for_end(tree, PATIENCE_S) == []
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_clients_of_a_reader_that_died(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    (actor,) = pids(server, "transaction_actor")
+    descriptors = []
+    for round_ in range(4):
+        client = connect(server, "compression=None&confirmed=false")
+        client.send(transfer(1))
+        assert isinstance(client.receive(), v2.ReducerResult)
+        client.send(v2.subscribe(2, 1, ["SELECT * FROM accounts"]))
+        assert isinstance(client.receive(), v2.SubscribeApplied)
+        # Calls that are under way for the dead reader's clients are not those of the new one's.
+        client.send(b"".join(transfer(1000 + n) for n in range(2000)))
+        (reader,) = pids(server, "reader")
+        kill(reader)
+        client.receive_all()
+        eventually(lambda: works(server))
+        again = connect(server, "compression=None&confirmed=false")
+        again.send(transfer(5))
+        answer = again.receive()
+        assert isinstance(answer, v2.ReducerResult)
+        assert answer.request_id == 5
+        again.close()
+        descriptors.append(len(os.listdir(f"/proc/{actor}/fd")))
+        if round_:
+            assert descriptors[-1] <= descriptors[-2], descriptors
+    server.stop()
+
+
+def test_calls_before_a_close_are_run(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    client = SessionClient(server.base_url, "bank", [V3], "compression=None")
+    # Before the greeting has come, a Subscribe in between, and then the end.
+    client.send(b"".join(transfer(n) for n in range(100)))
+    client.send(v2.subscribe(1, 1, ["SELECT * FROM accounts"]) + transfer(100) + transfer(101))
+    client.close()
+    eventually(lambda: balances(server)[1] == BALANCE + 102)
+    server.stop()
+
+
+def test_an_update_while_calls_never_pause(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=1))
+    clients = [connect(server) for _ in range(4)]
+    source = (SAMPLES / "bank.py").read_bytes()
+    for client in clients:
+        client.send(b"".join(transfer(n) for n in range(250)))
+    server.publish(source + b"\n# another one\n", "bank")
+    for client in clients:
+        answers = [client.receive(PATIENCE_S) for _ in range(250)]
+        assert {type(answer) for answer in answers} == {v2.ReducerResult}
+    assert balances(server)[1] == BALANCE + 4 * 250
+    server.stop()
+
+
+def test_delete_and_create_again_and_again(start_server: ServerFactory) -> None:
+    server = bank(start_server(readers=2))
+    for _ in range(3):
+        client = connect(server)
+        server.publish(SAMPLES / "bank.py", "bank", clear=True)
+        with pytest.raises(Ended) as end:
+            client.receive()
+        assert (end.value.code, end.value.reason) == (1001, "module exited")
+        server.call("bank", "seed", 2, 7)
+        assert balances(server) == {0: 7, 1: 7}
+    client = connect(server)
+    server.request("DELETE", "/v1/database/bank")
+    with pytest.raises(Ended) as end:
+        client.receive()
+    assert (end.value.code, end.value.reason) == (1001, "module exited")
+    assert len(pids(server, "transaction_actor")) == len(pids(server, "log_keeper")) == 0
+    server.stop()
