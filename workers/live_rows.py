@@ -164,6 +164,11 @@ class LiveRows:
         self._snapshots.append(made)
         return made
 
+    @property
+    def is_being_read(self) -> bool:
+        """Whether a snapshot is open: the rows must be followed until it is closed."""
+        return bool(self._snapshots)
+
     def __len__(self) -> int:
         return self._count
 

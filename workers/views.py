@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from spacetimedb.hosts import mail
-from spacetimedb.sql.plan import SelectPlan, plan_sql
+from spacetimedb.sql.plan import ExplainPlan, SelectPlan, plan_sql
 from spacetimedb.subscriptions.view_instances import ViewInstances
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.waiter import DatabaseGone
@@ -34,13 +35,13 @@ def instances_of(link: DatabaseLink) -> ViewInstances:
         if not link.down:
             link.outgoing.append(mail.request(mail.VIEW_UNUSED, 0, 0, 0, _U32.pack(table_id)))
 
-    return ViewInstances(request, unused)
+    return ViewInstances(request, unused, int.from_bytes(os.urandom(4), "little"))
 
 
 def follow_ready(link: DatabaseLink, record: bytes) -> None:
     """A VIEW_READY record of the ring, perhaps another reader's."""
     _length, _kind, padding, reader, number, table_id, block = mail.VIEW_READY_HEAD.unpack_from(record)
-    if reader != link.reader:
+    if reader != link.reader or not link.views.expects(number):
         return
     if table_id:
         link.known_rows[table_id] = LiveRows(link.heap, link.heap.row(block))
@@ -58,6 +59,8 @@ async def plan_over_views(link: DatabaseLink, text: str, caller: Identity, is_ow
             raise DatabaseGone
         catalog = link.views.catalog(link.catalog.for_caller(caller), caller)
         plan = plan_sql(text, catalog, caller, is_owner)
+        if isinstance(plan, ExplainPlan):
+            plan = plan.plan
         assert isinstance(plan, SelectPlan)
         event = trio.Event()
         if link.views.want(user, catalog, event.set):

@@ -43,10 +43,13 @@ class ViewInstances:
     """See the head of the module.
 
     `request(number, key)` is to ask the actor for an instance, whose answer is given to `came` or `failed`;
-    `unused(table_id)` is to tell it that an instance is not used any more.
+    `unused(table_id)` is to tell it that an instance is not used any more. Requests are numbered from behind
+    `last_number`: where answers to a predecessor may still be under way, it has to be a random one.
     """
 
-    def __init__(self, request: Callable[[int, ViewKey], None], unused: Callable[[int], None]) -> None:
+    def __init__(
+        self, request: Callable[[int, ViewKey], None], unused: Callable[[int], None], last_number: int = 0
+    ) -> None:
         self._request = request
         self._unused = unused
         self._known: dict[ViewKey, _Known] = {}
@@ -54,7 +57,7 @@ class ViewInstances:
         """Table id to key, of those known."""
         self._requested: dict[ViewKey, list[_Wait]] = {}
         self._numbers: dict[int, ViewKey] = {}
-        self._next_number = 0
+        self._last_number = last_number
         self._pinned: dict[int, frozenset[ViewKey]] = {}
         self._failures: dict[int, str] = {}
         """User to the text it is to be told."""
@@ -83,15 +86,19 @@ class ViewInstances:
                 waits.append(wait)
                 continue
             self._requested[key] = [wait]
-            self._next_number = self._next_number % 0xFFFFFFFF + 1
-            self._numbers[self._next_number] = key
-            self._request(self._next_number, key)
+            number = self._last_number = self._last_number % 0xFFFFFFFF + 1
+            self._numbers[number] = key
+            self._request(number, key)
         return False
 
     def done(self, user: int) -> bool:
         """The user has registered or run its queries, or is gone. Whether it had pinned anything. Idempotent."""
         self._failures.pop(user, None)
         return self._pinned.pop(user, None) is not None
+
+    def expects(self, number: int) -> bool:
+        """Whether there is a request with this number that has not been answered."""
+        return number in self._numbers
 
     def came(self, number: int, table_id: int) -> None:
         """The instance of a request exists, with this table id; its rows are known to the reader."""
@@ -128,6 +135,7 @@ class ViewInstances:
     def give_up(self) -> None:
         """The actor is gone: everybody who waits is called."""
         requested, self._requested = self._requested, {}
+        self._numbers.clear()
         for waits in requested.values():
             for wait in waits:
                 _end(wait)

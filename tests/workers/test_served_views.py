@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 from conftest import ServerFactory
-from server_process import RequestFailed, ServerProcess
+from server_process import RequestFailed, ServerProcess, kill
 
-from spacetimedb.cli.session import Session, open_session
+from spacetimedb.cli.session import Session, SessionLost, open_session
 from spacetimedb.protocol import v2_client as v2
 
 SECONDS = 20.0
@@ -166,6 +166,25 @@ def test_views_live_through_an_update(server: ServerProcess) -> None:
             assert names_in(inserts, "Cid") == {"Cid"}
 
     trio.run(run)
+
+
+def test_a_reader_that_dies_uses_nothing(start_server: ServerFactory) -> None:
+    server = start_server(readers=1)
+    server.publish(MODULE.encode(), "views-dead")
+
+    async def run() -> None:
+        async with open_session(server.base_url, "views-dead") as session:
+            assert isinstance(await applied(session, 1, "SELECT * FROM top"), v2.SubscribeApplied)
+            (reader,) = [pid for pid, name in server.processes().items() if "workers.reader" in name]
+            kill(reader)
+            with pytest.raises(SessionLost):
+                await next_of(session)
+
+    trio.run(run)
+    before = runs(server, "views-dead", "top")
+    server.call("views-dead", "put", 1, 20, "Ann")
+    assert runs(server, "views-dead", "top") == before == 1
+    assert [row[0] for row in server.sql("views-dead", "SELECT id FROM top")] == [1]
 
 
 def test_a_one_off_query(server: ServerProcess) -> None:
