@@ -31,8 +31,9 @@ from spacetimedb.http.backend import (
 )
 from spacetimedb.schema.json import schema_v9, schema_v10
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.execute import execute_select
-from spacetimedb.sql.plan import SelectPlan, plan_sql
+from spacetimedb.sql.execute import SelectResult, execute_select
+from spacetimedb.sql.explain import EXPLAIN_COLUMNS
+from spacetimedb.sql.plan import ExplainPlan, SelectPlan, plan_sql
 from spacetimedb.types.algebraic import Product, ProductElement, product_to_json
 from spacetimedb.types.json_arguments import ArgumentError
 from spacetimedb.types.sats_json import row_to_json
@@ -40,6 +41,7 @@ from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.handlers import run_handler
 from spacetimedb.workers.metrics import metrics_text
+from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
@@ -50,6 +52,8 @@ START_S: Final = 10.0
 """How long a request waits for a database that is being started or recovered."""
 MAX_LOG_LINES_BEFORE_FOLLOWING: Final = 2500
 FOLLOWER_QUEUE: Final = 64
+ROWS_AT_A_TIME: Final = 1000
+"""Rows of a result that are written as JSON before others have their turn."""
 LOG_BLOCK_BYTES: Final = 1 << 20
 TO_DEMO: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/demo/">\n'
 
@@ -297,6 +301,9 @@ class ReaderBackend:
             plan = plan_sql(text, catalog, caller.identity, is_owner)
         except SqlError as found:
             error = found
+        explained = plan.text if isinstance(plan, ExplainPlan) else None
+        if isinstance(plan, ExplainPlan):
+            plan = plan.plan
         requests = []
         if error is None and not isinstance(plan, SelectPlan):
             body = bytes((is_owner,)) + text.encode()
@@ -308,7 +315,7 @@ class ReaderBackend:
         if waiter.refused:
             raise BackendError(403, waiter.body.decode())
         if error is None and isinstance(plan, SelectPlan):
-            return await self._select(link, text, plan, caller, is_owner, started, confirmed)
+            return await self._select(link, text, plan, explained, caller, is_owner, started, confirmed)
         if error is not None:
             raise BackendError(400, str(error))
         if waiter.outcome is Outcome.SQL_ERROR:
@@ -323,6 +330,7 @@ class ReaderBackend:
         link: DatabaseLink,
         text: str,
         plan: SelectPlan,
+        explained: str | None,
         caller: Claims,
         is_owner: bool,
         started: float,
@@ -332,8 +340,13 @@ class ReaderBackend:
         try:
             if plan.reads_views:
                 plan = await plan_over_views(link, text, caller.identity, is_owner, user)
-            await link.with_tables(plan.stored_tables)
-            result = execute_select(plan, link)
+            await link.with_tables(plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR))
+            if not is_owner:
+                check_plan(link, plan)
+            if explained is None:
+                result = execute_select(plan, link)
+            else:
+                result = SelectResult(EXPLAIN_COLUMNS, link.subscriptions.explain(plan, explained, is_owner))
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the query ran") from None
         except SqlError as error:
@@ -344,7 +357,11 @@ class ReaderBackend:
         horizon = link.position_horizon
         row_type = Product(tuple(ProductElement(c.name, c.algebraic_type) for c in result.columns))
         to_json = row_to_json(row_type)
-        rows = "[" + ",".join([to_json(row, 0)[0] for row in result.rows]) + "]"
+        texts: list[str] = []
+        for at in range(0, len(result.rows), ROWS_AT_A_TIME):
+            texts += [to_json(row, 0)[0] for row in result.rows[at : at + ROWS_AT_A_TIME]]
+            await trio.lowlevel.checkpoint()
+        rows = "[" + ",".join(texts) + "]"
         if confirmed:
             await link.wait_durable(horizon)
         micros = round((trio.current_time() - started) * 1e6)

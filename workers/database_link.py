@@ -38,6 +38,7 @@ from spacetimedb.workers.large_answers import answer_later, build_index, enter_r
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
+from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.views import follow_ready, instances_of
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
@@ -321,8 +322,13 @@ class DatabaseLink:
         queries = self.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
         if not self._have_views(client, catalog):
             return None
-        if not self.have_tables(client, {t for query in queries for t in query.stored_tables}):
+        tables = {t for query in queries for t in query.stored_tables}
+        if not client.is_owner:
+            tables.add(ST_VAR)
+        if not self.have_tables(client, tables):
             return None
+        if not client.is_owner:
+            check_queries(self, queries)
         return queries if self._have_indexes(client, queries) else None
 
     def _have_indexes(self, client: Client, queries: list[Query]) -> bool:
@@ -337,8 +343,11 @@ class DatabaseLink:
         """A query and its answer (SingleTableRows); None: tables must come first. Raises SqlError."""
         catalog = self.views.catalog(self.catalog.for_caller(client.identity), client.identity)
         query = self.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
-        if not self._have_views(client, catalog) or not self.have_tables(client, query.stored_tables):
+        tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR)
+        if not self._have_views(client, catalog) or not self.have_tables(client, tables):
             return None
+        if not client.is_owner:
+            check_plan(self, query.plan)
         rows = self.subscriptions.one_off_rows(query)
         self.forget_unused_tables()
         return query, rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -19,6 +19,8 @@ from spacetimedb.memory import control as words
 if TYPE_CHECKING:
     from spacetimedb.workers.database_link import DatabaseLink
     from spacetimedb.workers.reader import Reader
+
+SHOWN_QUERIES: Final = 10
 
 
 def metrics_text(reader: Reader) -> bytes:
@@ -74,6 +76,7 @@ class _Collector:
             ("spacetime_worker_ws_clients_aborted", "counter", "Clients dropped for slowness.", words.READER_DROPPED),
         ):
             yield _family(name, kind, help_text, [(link, _sum_of_readers(link, reader_word)) for link in links])
+        yield from _queries(links)
         lag = [(link, link.fan_out_lag_bytes) for link in links]
         yield _family("spacetime_fan_out_lag_bytes", "gauge", "Published and not yet sent by this reader.", lag)
         memory = Metric("process_resident_memory_bytes", "Resident memory of this reader.", "gauge")
@@ -87,6 +90,26 @@ def _family(name: str, kind: str, help_text: str, values: list[tuple[DatabaseLin
     for link, value in values:
         metric.add_sample(sample, {"database_identity": link.identity.hex()}, value)
     return metric
+
+
+def _queries(links: list[DatabaseLink]) -> Iterator[Metric]:
+    """The queries of this reader that cost most."""
+    costs = [(link, cost) for link in links for cost in link.subscriptions.most_expensive(SHOWN_QUERIES)]
+    for name, help_text, figure in (
+        ("spacetime_query_evaluations", "Transactions that concerned a live query of this reader.", "evaluations"),
+        ("spacetime_query_rows", "Rows that came out of them.", "rows"),
+        ("spacetime_query_seconds", "Time spent on the query alone: conditions over all rows, joins.", "seconds"),
+    ):
+        metric = Metric(name, help_text, "counter")
+        for link, cost in costs:
+            labels = {"database_identity": link.identity.hex(), "query": cost.text}
+            metric.add_sample(name + "_total", labels, getattr(cost, figure))
+        yield metric
+    metric = Metric("spacetime_query_subscribers", "Clients of this reader that have a live query.", "gauge")
+    for link, cost in costs:
+        labels = {"database_identity": link.identity.hex(), "query": cost.text}
+        metric.add_sample("spacetime_query_subscribers", labels, cost.subscribers)
+    yield metric
 
 
 def _sum_of_readers(link: DatabaseLink, word: int) -> int:

@@ -8,7 +8,7 @@ as its tables are there. MAX_JOINED_ROWS tuples may come up on the way.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from spacetimedb.sql.layout import RowLayout
 from spacetimedb.sql.predicate import columns_of, compile_projection, compile_row, compile_rows, key_functions
 from spacetimedb.sql.resolve import ColumnRef, Combine, Compare, Typed
 from spacetimedb.sql.select_plan import JoinOn, ResultColumn, SelectPlan
+from spacetimedb.sql.shaping import shape
 
 MAX_JOINED_ROWS: Final = 5_000_000
 
@@ -31,6 +32,9 @@ class RowSource(Protocol):
     def row_count(self, table_id: int) -> int:
         """How many there are."""
 
+    def find(self, table_id: int, column: int, key: bytes) -> Iterable[bytes] | None:
+        """The rows with this index key in a column, if there is an index of it already; None if not."""
+
 
 class SelectResult(Struct):
     """Columns of the result, and each row as the BSATN of their product."""
@@ -43,6 +47,8 @@ def execute_select(plan: SelectPlan, source: RowSource) -> SelectResult:
     """Runs the plan, all fragments of it. Raises SqlError if a join gets too large."""
     if plan.limit == 0:
         return SelectResult(plan.columns, [])
+    if plan.shaping is not None:
+        return SelectResult(plan.columns, shape(plan, [_joined(fragment, source) for fragment in plan.fragments]))
     if plan.others:
         parts = [_execute(fragment, source).rows for fragment in plan.fragments]
         if plan.returned is None and plan.picked is None:
@@ -75,14 +81,27 @@ def table_rows(plan: SelectPlan, relvar: int, source: RowSource) -> Sequence[byt
     return () if table.is_event else source.rows(table.table_id)
 
 
+def _matching(plan: SelectPlan, source: RowSource) -> list[bytes]:
+    """The rows of a plan over one table."""
+    table = plan.relvars[0].table
+    rows: Iterable[bytes] | None = None
+    if not table.is_event:
+        for column, value in plan.equalities().items():
+            rows = source.find(table.table_id, column, value.key)
+            if rows is not None:
+                break
+    if rows is None:
+        rows = table_rows(plan, 0, source)
+    return list(rows) if plan.filter is None else plan.filter[1](rows)
+
+
 def _single(plan: SelectPlan, source: RowSource) -> list[bytes]:
     table = plan.relvars[0].table
     counts = plan.returned is None and plan.picked is None
     if counts and plan.filter is None:
         count = 0 if table.is_event else source.row_count(table.table_id)
         return [count.to_bytes(8, "little")]
-    rows = table_rows(plan, 0, source)
-    out = list(rows) if plan.filter is None else plan.filter[1](rows)
+    out = _matching(plan, source)
     if counts:
         return [len(out).to_bytes(8, "little")]
     if plan.limit is not None:
@@ -91,6 +110,13 @@ def _single(plan: SelectPlan, source: RowSource) -> list[bytes]:
         project = compile_projection(_layouts(plan), list(plan.picked))
         return [project((row,)) for row in out]
     return out
+
+
+def _joined(plan: SelectPlan, source: RowSource) -> list[tuple[bytes, ...]]:
+    """The rows of one fragment, unlimited and unprojected."""
+    if not plan.is_single:
+        return _join(plan, source)
+    return [(row,) for row in _matching(plan, source)]
 
 
 def _layouts(plan: SelectPlan) -> dict[int, RowLayout]:

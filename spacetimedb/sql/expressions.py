@@ -14,7 +14,20 @@ from typing import Final, NoReturn
 
 from spacetimedb.sql.errors import SqlSyntaxError
 from spacetimedb.sql.lexer import Token, position, tokenize
-from spacetimedb.sql.syntax import Binary, Column, Function, Name, Nested, Other, Tree, Unary, Value, depth_of, render
+from spacetimedb.sql.syntax import (
+    Binary,
+    Column,
+    Function,
+    Name,
+    Nested,
+    Other,
+    Row,
+    Tree,
+    Unary,
+    Value,
+    depth_of,
+    render,
+)
 
 LEVELS: Final = 50
 NESTING: Final = 200
@@ -313,7 +326,7 @@ class Expressions:
         else:
             inner = self.expressions()
             if len(inner) > 1:
-                out = Other(f"({', '.join(map(render, inner))})")
+                out = Row(f"({', '.join(map(render, inner))})", "row", tuple(inner))
             else:
                 out = Nested(inner[0], 1 + depth_of(inner[0]))
         self.expect(")")
@@ -386,7 +399,8 @@ class Expressions:
         distinct = "DISTINCT " if self.accept("DISTINCT") else ""
         if not distinct:
             self.accept("ALL")
-        inner = ", ".join(map(render, self.expressions())) if self.upper() != ")" else ""
+        arguments = self.expressions() if self.upper() != ")" else []
+        inner = ", ".join(map(render, arguments))
         self.expect(")")
         start = self.at
         while self.upper() in ("OVER", "FILTER"):
@@ -396,7 +410,10 @@ class Expressions:
             else:
                 self.identifier()
         tail = self.captured(start)
-        return Function(f"{head}{distinct}{inner})" + (" " + tail if tail else ""))
+        text = f"{head}{distinct}{inner})" + (" " + tail if tail else "")
+        if tail or distinct or len(name) > 1:
+            return Function(text)
+        return Function(text, False, name[0].text, tuple(arguments))
 
     def _subquery(self) -> str:
         self.expect("(")
@@ -420,15 +437,14 @@ class Expressions:
         self.expect("END")
         return Other(out + " END")
 
-    def _array(self, start: int) -> Other:
+    def _array(self, start: int) -> Tree:
         self.at += 1
         if self.upper() == "(":
             return Other(f"ARRAY{self._subquery()}")
         self.at += 1
-        if self.upper() != "]":
-            self.expressions()
+        items = self.expressions() if self.upper() != "]" else []
         self.expect("]")
-        return Other(self.captured(start))
+        return Row(self.captured(start), "array", tuple(items))
 
     def _type(self) -> str:
         start = self.at

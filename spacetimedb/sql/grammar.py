@@ -11,6 +11,7 @@ from typing import Final
 from spacetimedb.sql.expressions import Expressions, words
 from spacetimedb.sql.syntax import (
     DeleteTree,
+    ExplainTree,
     FromItem,
     InsertTree,
     Item,
@@ -93,8 +94,15 @@ class Grammar(Expressions):
                 while self.upper() in ("ANALYZE", "VERBOSE"):
                     self.at += 1
                 head = self.captured(start)
+                is_plain = self.at == start + 1
+                first = self.token.at
                 inner = self._statement()
-                return OtherStatement(f"{head} {render_query(inner) if isinstance(inner, QueryTree) else '...'}")
+                if not isinstance(inner, QueryTree):
+                    return OtherStatement(f"{head} ...")
+                text = f"{head} {render_query(inner)}"
+                if not is_plain:
+                    return OtherStatement(text)
+                return ExplainTree(inner, text, self.text[first : self.token.at].strip())
         if word not in _REFUSED:
             self.fail("an SQL statement")
         while self.token.kind != "end" and self.upper() != ";":
@@ -132,17 +140,14 @@ class Grammar(Expressions):
         query.with_clause = with_clause
         start = self.at
         if self.accept("ORDER", "BY"):
-            self.expressions()
-            while self.upper() in ("ASC", "DESC", "NULLS", "FIRST", "LAST", ","):
-                if self.next().text == ",":
-                    self.expression()
+            query.order = self._order()
             query.order_by = " " + self.captured(start)
         for _ in range(2):
             if self.accept("LIMIT"):
                 query.limit = None if self.accept("ALL") else self.expression()
             start = self.at
             if self.accept("OFFSET"):
-                self.expression()
+                query.offset_rows = self.expression()
                 if self.upper() in ("ROW", "ROWS"):
                     self.at += 1
                 query.offset = " " + self.captured(start)
@@ -155,6 +160,21 @@ class Grammar(Expressions):
             self.at += 1
             query.locks = " " + self.captured(start)
         return query
+
+    def _order(self) -> list[tuple[Tree, bool]] | None:
+        """What follows ORDER BY; None if there is more in it than ASC and DESC."""
+        order: list[tuple[Tree, bool]] = []
+        is_plain = True
+        while True:
+            tree = self.expression()
+            descending = False
+            while self.upper() in ("ASC", "DESC", "NULLS", "FIRST", "LAST"):
+                word = self.next().text.upper()
+                descending = word == "DESC"
+                is_plain &= word in ("ASC", "DESC")
+            order.append((tree, descending))
+            if not self.accept(","):
+                return order if is_plain else None
 
     def _fetch(self) -> str:
         if self.upper() not in ("FIRST", "NEXT"):
@@ -221,23 +241,29 @@ class Grammar(Expressions):
         into = self.captured(start)
         tables = self._from_list() if self.accept("FROM") else []
         where = self.expression() if self.accept("WHERE") else None
-        return SelectTree(items, tables, where, before, into, self._after_where())
+        after, group = self._after_where()
+        return SelectTree(items, tables, where, before, into, after, group)
 
-    def _after_where(self) -> str:
+    def _after_where(self) -> tuple[str, list[Tree] | None]:
+        """What follows WHERE, and what is grouped by if that is all there is."""
         out = ""
+        group: list[Tree] | None = None
         while True:
             start = self.at
             if self.upper() in ("GROUP", "CLUSTER", "DISTRIBUTE", "SORT") and self.upper(1) == "BY":
                 self.at += 2
-                self.expressions()
+                found = self.expressions()
+                group = found if not out and self.tokens[start].text.upper() == "GROUP" else None
             elif self.accept("HAVING") or self.accept("QUALIFY"):
                 self.expression()
+                group = None
             elif self.accept("WINDOW"):
                 self.identifier()
                 self.expect("AS")
                 self.balanced()
+                group = None
             else:
-                return out
+                return out, group
             out += " " + self.captured(start)
 
     def _item(self) -> Star | Item:

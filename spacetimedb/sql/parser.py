@@ -1,8 +1,15 @@
 """The two languages: which general trees are statements of ours, and the exact words of every refusal.
 
-``parse_subscription`` is the language of subscriptions, one-off queries and row-level security: one SELECT of whole
-rows (column lists and COUNT parse here and are refused later, when names are known). ``parse_sql`` is the language of
-the SQL route: SELECT with column lists, COUNT and LIMIT, INSERT, UPDATE, DELETE, SET, SHOW.
+``parse_subscription`` is the language of subscriptions and row-level security: one SELECT of whole rows (column lists
+and COUNT parse here and are refused later, when names are known). ``parse_sql`` is the language of the SQL route:
+SELECT with column lists, COUNT and LIMIT, INSERT, UPDATE, DELETE, SET, SHOW. ``parse_one_off`` takes what only reads.
+
+Beyond SpacetimeDB's own languages all take ``NOT``, which its query builders write, and all but subscriptions
+
+    SELECT ... [GROUP BY column, ...] [ORDER BY column [ASC|DESC], ...] [LIMIT n] [OFFSET n]
+    COUNT(column), SUM, MIN, MAX, AVG                  (with an alias, like COUNT(*))
+    NULL, ARRAY[a, b], (a, b), name(a)                 literals: no value of an option, array, product, variant of a sum
+    EXPLAIN SELECT ...
 
 Limits: MAX_QUERY_BYTES of text, MAX_DEPTH levels of expression (parentheses are limited in ``expressions``).
 """
@@ -11,17 +18,24 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.grammar import Grammar
 from spacetimedb.sql.syntax import (
     COMPARISONS,
+    Aggregate,
+    Aggregates,
     Binary,
     Column,
     Columns,
     Comparison,
+    Composite,
     Count,
     Delete,
     DeleteTree,
+    Explain,
+    ExplainTree,
     Expression,
     FromItem,
     Function,
@@ -33,8 +47,10 @@ from spacetimedb.sql.syntax import (
     Literal,
     Logical,
     Nested,
+    Not,
     QueryTree,
     Reference,
+    Row,
     Select,
     SelectTree,
     Sender,
@@ -69,6 +85,8 @@ def parse_subscription(text: str) -> Select:
     tree = _single(text)
     if not isinstance(tree, QueryTree):
         raise SqlError("Unsupported: Non-SELECT queries")
+    if tree.limit is not None and tree.order_by:
+        raise SqlError(f"Unsupported: {render_query(tree)}; subscriptions can have no ORDER BY ... LIMIT")
     if tree.limit is not None or _has_clauses(tree):
         raise SqlError(f"Unsupported: {render_query(tree)}")
     body = tree.body
@@ -78,7 +96,24 @@ def parse_subscription(text: str) -> Select:
         raise SqlError(f"Unsupported SELECT: {render_query(tree)}")
     if not body.tables:
         raise SqlError("A FROM clause is required")
-    return _select(body, None)
+    return _select(body, None, False)
+
+
+def parse_one_off(text: str) -> Select | Explain:
+    """The SELECT or EXPLAIN in ``text``, with all that a statement of the SQL route may have; raises SqlError.
+
+    What is no more than a query of the subscription language is refused with the words of that.
+    """
+    tree = _single(text)
+    if isinstance(tree, ExplainTree):
+        return Explain(_query(tree.query), tree.inner)
+    if isinstance(tree, QueryTree) and isinstance(tree.body, SelectTree):
+        body = tree.body
+        if tree.order is not None or tree.limit is not None or tree.offset_rows is not None or body.group is not None:
+            return _query(tree)
+        if not _has_clauses(tree) and not _is_odd(body) and body.tables:
+            return _select(body, None, True)
+    return parse_subscription(text)
 
 
 def parse_sql(text: str) -> Statement:
@@ -86,12 +121,9 @@ def parse_sql(text: str) -> Statement:
     tree = _single(text)
     match tree:
         case QueryTree():
-            limit = tree.limit
-            body = tree.body
-            wrong_limit = limit is not None and not (isinstance(limit, Value) and limit.kind == "number")
-            if wrong_limit or _has_clauses(tree) or not isinstance(body, SelectTree) or _is_odd(body):
-                raise SqlError(f"Unsupported: {render_query(tree)}")
-            return _select(body, limit.text if isinstance(limit, Value) else None)
+            return _query(tree)
+        case ExplainTree():
+            return Explain(_query(tree.query), tree.inner)
         case InsertTree():
             return _insert(tree)
         case UpdateTree():
@@ -101,7 +133,10 @@ def parse_sql(text: str) -> Statement:
         case SetTree():
             if tree.odd:
                 raise SqlError(f"Unsupported: {tree.text}")
-            return SetVariable(tree.variable, _assigned(tree.values[0]))
+            value = _assigned(tree.values[0])
+            if not isinstance(value, Literal):
+                raise SqlError(f"Unsupported literal expression: {value.text}")
+            return SetVariable(tree.variable, value)
         case ShowTree():
             return ShowVariable(tree.variable)
     raise SqlError(f"Unsupported: {tree.text}")
@@ -126,25 +161,109 @@ def _is_odd(select: SelectTree) -> bool:
     return bool(select.before or select.into or select.after)
 
 
+def _query(tree: QueryTree) -> Select:
+    """A query of the SQL route."""
+    body = tree.body
+    order = tree.order or []
+    is_odd = not isinstance(body, SelectTree) or body.before or body.into or (body.after and body.group is None)
+    is_odd = is_odd or (tree.order_by and tree.order is None) or tree.with_clause or tree.fetch or tree.locks
+    for number in (tree.limit, tree.offset_rows):
+        is_odd = is_odd or (number is not None and not (isinstance(number, Value) and number.kind == "number"))
+    is_odd = is_odd or not all(isinstance(column, Column) for column, _ in order)
+    if is_odd or not isinstance(body, SelectTree) or not all(isinstance(c, Column) for c in body.group or ()):
+        raise SqlError(f"Unsupported: {render_query(tree)}")
+    if body.group is not None and not any(isinstance(i, Item) and isinstance(i.tree, Function) for i in body.items):
+        raise SqlError(f"Unsupported: {render_query(tree)}")
+    limit = tree.limit.text if isinstance(tree.limit, Value) else None
+    select = _select(body, limit, True)
+    columns = tuple((Reference(*tree.split()), is_down) for tree, is_down in order if isinstance(tree, Column))
+    if not select.joins:
+        columns = tuple((_qualified(column, select.table.alias), is_down) for column, is_down in columns)
+    offset = tree.offset_rows.text if isinstance(tree.offset_rows, Value) else None
+    return replace(select, order=columns, offset=offset)
+
+
 # ---- SELECT -------------------------------------------------------------------------------------------------------
 
 
-def _select(tree: SelectTree, limit: str | None) -> Select:
-    projection = _projection(tree.items)
+def _select(tree: SelectTree, limit: str | None, extended: bool) -> Select:
+    projection = _projection(tree.items, tree.group, extended)
     table, joins = _from(tree.tables)
-    where = _expression(tree.where) if tree.where is not None else None
+    where = _expression(tree.where, extended) if tree.where is not None else None
     if not joins:
         if isinstance(projection, Columns):
             projection = Columns(tuple((_qualified(column, table.alias), name) for column, name in projection.items))
+        elif isinstance(projection, Aggregates):
+            projection = _qualified_aggregates(projection, table.alias)
         return Select(projection, table, (), qualify(where, table.alias) if where is not None else None, limit)
     references = [column for column, _ in projection.items] if isinstance(projection, Columns) else []
+    if isinstance(projection, Aggregates):
+        columns = [item.column if isinstance(item, Aggregate) else item for item, _ in projection.items]
+        references = [column for column in (*columns, *projection.group) if column is not None]
     references += [column for join in joins if join.on for column in join.on]
     if any(column.table is None for column in references) or (where is not None and not _is_qualified(where)):
         raise SqlError("Names must be qualified when using joins")
     return Select(projection, table, joins, where, limit)
 
 
-def _projection(items: list[Star | Item]) -> WholeRows | Columns | Count:
+_AGGREGATES: Final = frozenset(("count", "sum", "min", "max", "avg"))
+
+
+def _aggregate(tree: Tree) -> Aggregate | None:
+    """An aggregate function over one column, or over all rows."""
+    if isinstance(tree, Function):
+        if tree.is_count_star:
+            return Aggregate("count", None)
+        match tree.arguments:
+            case (Column() as column,) if tree.name.lower() in _AGGREGATES:
+                return Aggregate(tree.name.lower(), Reference(*column.split()))
+    return None
+
+
+def _aggregates(items: list[Star | Item], group: list[Tree] | None) -> Aggregates | None:
+    """A projection with aggregates that is more than COUNT(*); None for any other."""
+    found: list[tuple[Reference | Aggregate, str]] = []
+    has_functions = has_columns = False
+    for item in items:
+        if isinstance(item, Star):
+            return None
+        aggregate = _aggregate(item.tree)
+        if aggregate is not None:
+            if item.alias is None:
+                raise SqlError("Aggregate expressions must have column aliases")
+            has_functions = True
+            found.append((aggregate, item.alias.text))
+        elif isinstance(item.tree, Column):
+            has_columns = True
+            reference = Reference(*item.tree.split())
+            found.append((reference, item.alias.text if item.alias else reference.column))
+        else:
+            return None
+    if not has_functions or (has_columns and group is None):
+        return None
+    if group is None and len(found) == 1 and found[0][0] == Aggregate("count", None):
+        return None
+    return Aggregates(tuple(found), tuple(Reference(*c.split()) for c in group or () if isinstance(c, Column)))
+
+
+def _qualified_aggregates(projection: Aggregates, table: str) -> Aggregates:
+    items: list[tuple[Reference | Aggregate, str]] = []
+    for item, name in projection.items:
+        if isinstance(item, Reference):
+            items.append((_qualified(item, table), name))
+        else:
+            column = None if item.column is None else _qualified(item.column, table)
+            items.append((Aggregate(item.function, column), name))
+    return Aggregates(tuple(items), tuple(_qualified(column, table) for column in projection.group))
+
+
+def _projection(
+    items: list[Star | Item], group: list[Tree] | None, extended: bool
+) -> WholeRows | Columns | Count | Aggregates:
+    if extended:
+        aggregates = _aggregates(items, group)
+        if aggregates is not None:
+            return aggregates
     if len(items) == 1:
         item = items[0]
         if isinstance(item, Star):
@@ -197,13 +316,13 @@ def _join(join: JoinClause) -> Join:
 # ---- expressions --------------------------------------------------------------------------------------------------
 
 
-def _expression(tree: Tree) -> Expression:
+def _expression(tree: Tree, extended: bool) -> Expression:
     if depth_of(tree) > MAX_DEPTH:
         raise SqlError("Recursion limit exceeded, `sql-parser::parse_expr`")
-    return _convert(tree)
+    return _convert(tree, extended)
 
 
-def _convert(tree: Tree) -> Expression:
+def _convert(tree: Tree, extended: bool) -> Expression:
     """Recursion goes only into right operands and parentheses, which the grammar keeps shallow."""
     spine: list[Binary] = []
     while True:
@@ -214,22 +333,22 @@ def _convert(tree: Tree) -> Expression:
             tree = tree.inner
         else:
             break
-    out = _convert(tree.inner) if isinstance(tree, Nested) else _leaf(tree)
+    out = _convert(tree.inner, extended) if isinstance(tree, Nested) else _leaf(tree, extended)
     at = len(spine) - 1
     while at >= 0:
         operator = spine[at].operator
-        right = _convert(spine[at].right)
+        right = _convert(spine[at].right, extended)
         at -= 1
         if operator in ("AND", "OR"):
             terms = [out, right]
             while at >= 0 and spine[at].operator == operator:
-                terms.append(_convert(spine[at].right))
+                terms.append(_convert(spine[at].right, extended))
                 at -= 1
             out = Logical(operator, tuple(terms))
         elif operator in COMPARISONS:
             rest = [(operator, right)]
             while at >= 0 and spine[at].operator in COMPARISONS:
-                rest.append((spine[at].operator, _convert(spine[at].right)))
+                rest.append((spine[at].operator, _convert(spine[at].right, extended)))
                 at -= 1
             out = Comparison(out, tuple(rest))
         else:
@@ -237,8 +356,15 @@ def _convert(tree: Tree) -> Expression:
     return out
 
 
-def _leaf(tree: Tree) -> Expression:
+def _leaf(tree: Tree, extended: bool) -> Expression:
+    if extended:
+        literal = _composite(tree)
+        if literal is not None:
+            return literal
     match tree:
+        case Unary(operators, inner) if operators.startswith("NOT"):
+            out = _convert(inner, extended)
+            return Not(out) if operators.count("NOT") % 2 else out
         case Column():
             return Reference(*tree.split())
         case Value("placeholder", ":sender"):
@@ -256,8 +382,31 @@ def _literal(value: Value) -> Literal:
     return Literal(value.kind, value.text)
 
 
-def _signed(tree: Tree) -> Literal | None:
-    """A literal with or without sign, None for anything else."""
+def _composite(tree: Tree) -> Composite | None:
+    """A literal of several parts, None for anything else."""
+    match tree:
+        case Value("null", text):
+            return Composite("null", text)
+        case Row(text, kind, trees):
+            name = ""
+        case Function(text, False, name, trees) if name:
+            kind = "row" if name.upper() == "ROW" else "call"
+        case _:
+            return None
+    items: list[Literal | Composite] = []
+    for inner in trees:
+        found = _signed(inner)
+        if found is None:
+            return None
+        items.append(found)
+    return Composite(kind, text, name, tuple(items))
+
+
+def _signed(tree: Tree) -> Literal | Composite | None:
+    """A literal, if a number then with or without sign; None for anything else."""
+    composite = _composite(tree)
+    if composite is not None:
+        return composite
     match tree:
         case Value():
             return _literal(tree)
@@ -271,6 +420,8 @@ def qualify(expression: Expression, table: str) -> Expression:
     match expression:
         case Reference():
             return _qualified(expression, table)
+        case Not(inner):
+            return Not(qualify(inner, table))
         case Comparison(first, rest):
             return Comparison(qualify(first, table), tuple((op, qualify(operand, table)) for op, operand in rest))
         case Logical(operator, terms):
@@ -290,6 +441,8 @@ def _is_qualified(expression: Expression) -> bool:
             return _is_qualified(first) and all(_is_qualified(operand) for _, operand in rest)
         case Logical(_, terms):
             return all(map(_is_qualified, terms))
+        case Not(inner):
+            return _is_qualified(inner)
     return True
 
 
@@ -304,9 +457,9 @@ def _insert(tree: InsertTree) -> Insert:
         raise SqlError(f"Unsupported INSERT expression: {render_query(source)}")
     if _has_clauses(source) or source.limit is not None:
         raise SqlError(f"Unsupported INSERT expression: {render_query(source)}")
-    rows: list[tuple[Literal, ...]] = []
+    rows: list[tuple[Literal | Composite, ...]] = []
     for row in source.rows:
-        values: list[Literal] = []
+        values: list[Literal | Composite] = []
         for value in row:
             literal = _signed(value)
             if literal is None:
@@ -321,11 +474,11 @@ def _update(tree: UpdateTree) -> Update:
         raise SqlError(f"Unsupported: {tree.text}")
     table = _table(tree.table.source).name
     assignments = [(".".join(part.text for part in target), _assigned(value)) for target, value in tree.assignments]
-    where = qualify(_expression(tree.where), table) if tree.where is not None else None
+    where = qualify(_expression(tree.where, True), table) if tree.where is not None else None
     return Update(table, tuple(assignments), where)
 
 
-def _assigned(value: Tree) -> Literal:
+def _assigned(value: Tree) -> Literal | Composite:
     literal = _signed(value)
     if literal is None:
         raise SqlError(f"Unsupported column/variable assignment expression: {render(value)}")
@@ -342,7 +495,7 @@ def _delete(tree: DeleteTree) -> Delete:
         text = item.source.text if not item.joins else render_item_tables(item)
         raise SqlError(f"Unsupported table expression in DELETE: {text}")
     table = _table(item.source).name
-    where = qualify(_expression(tree.where), table) if tree.where is not None else None
+    where = qualify(_expression(tree.where, True), table) if tree.where is not None else None
     return Delete(table, where)
 
 

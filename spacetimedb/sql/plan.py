@@ -9,15 +9,16 @@ Callers other than the owner get what row-level security leaves them (see ``rule
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from msgspec import Struct
 
 from spacetimedb.sql.catalog import NO_PROJECTIONS, Catalog, TableRef
+from spacetimedb.sql.composite import encoded
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.literals import Constant, parse
-from spacetimedb.sql.parser import parse_sql, parse_subscription
+from spacetimedb.sql.literals import COMPARABLE, INTEGER_BITS, Constant, parse
+from spacetimedb.sql.parser import parse_one_off, parse_sql, parse_subscription
 from spacetimedb.sql.predicate import Matches, compile_replacement
 from spacetimedb.sql.resolve import (
     ColumnRef,
@@ -26,15 +27,17 @@ from spacetimedb.sql.resolve import (
     Scope,
     Typed,
     find_table,
-    stored_value,
+    not_in_scope,
 )
 from spacetimedb.sql.rules import apply_rules
-from spacetimedb.sql.select_plan import JoinOn, ResultColumn, SelectPlan
+from spacetimedb.sql.select_plan import AggregateOf, JoinOn, ResultColumn, SelectPlan, Shaping
 from spacetimedb.sql.syntax import (
+    Aggregates,
     Columns,
     Comparison,
     Count,
     Delete,
+    Explain,
     Expression,
     Insert,
     Literal,
@@ -46,11 +49,26 @@ from spacetimedb.sql.syntax import (
     WholeRows,
 )
 from spacetimedb.sql.syntax import Select as SelectStatement
-from spacetimedb.types.algebraic import BOOL, BYTES, STRING, U64, AlgebraicType, display
+from spacetimedb.types.algebraic import (
+    BOOL,
+    BYTES,
+    F32,
+    F64,
+    I128,
+    I256,
+    STRING,
+    U64,
+    U128,
+    U256,
+    AlgebraicType,
+    Primitive,
+    display,
+)
 from spacetimedb.types.special import Identity
 
 __all__ = [
     "DeletePlan",
+    "ExplainPlan",
     "InsertPlan",
     "Plan",
     "SelectPlan",
@@ -100,20 +118,38 @@ class SetPlan(Struct, frozen=True):
     value: int
 
 
-Plan = SelectPlan | InsertPlan | DeletePlan | UpdatePlan | SetPlan
+class ExplainPlan(Struct, frozen=True, eq=False):
+    """EXPLAIN of a plan; ``text`` is that of the query."""
+
+    plan: SelectPlan
+    text: str
+
+
+Plan = SelectPlan | ExplainPlan | InsertPlan | DeletePlan | UpdatePlan | SetPlan
 
 
 def plan_subscription(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
     """The plan of a query to subscribe to, with the rules for joins in subscriptions."""
-    plan = plan_one_off(text, catalog, caller)
+    plan = _with_rules(plan_rule(text, catalog, caller), catalog, caller)
     for fragment in plan.fragments:
         _check_joins(fragment)
     return plan
 
 
-def plan_one_off(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
-    """The plan of a query in the subscription language; any number of tables, indexed or not."""
-    return _with_rules(plan_rule(text, catalog, caller), catalog, caller)
+def plan_one_off(text: str, catalog: Catalog, caller: Identity) -> SelectPlan | ExplainPlan:
+    """The plan of a query that is answered once; any number of tables, indexed or not."""
+    statement = parse_one_off(text)
+    if isinstance(statement, Explain):
+        return _plan_explain(statement, catalog, caller)
+    plan = _plan_select(statement, catalog, caller, True)
+    if isinstance(statement.projection, Columns):
+        raise SqlError(NO_PROJECTIONS)
+    return _with_rules(plan, catalog, caller)
+
+
+def _plan_explain(statement: Explain, catalog: Catalog, caller: Identity) -> ExplainPlan:
+    plan = _with_rules(_plan_select(statement.select, catalog, caller, True), catalog, caller)
+    return ExplainPlan(plan, statement.text)
 
 
 def plan_rule(text: str, catalog: Catalog, caller: Identity) -> SelectPlan:
@@ -148,7 +184,9 @@ def plan_sql(text: str, catalog: Catalog, caller: Identity, may_write: bool) -> 
     plan: Plan
     match statement:
         case SelectStatement():
-            return _with_rules(_plan_select(statement, catalog, caller), catalog, caller)
+            return _with_rules(_plan_select(statement, catalog, caller, True), catalog, caller)
+        case Explain():
+            return _plan_explain(statement, catalog, caller)
         case ShowVariable(variable):
             _check_variable(variable)
             where: Expression = _name_is(variable)
@@ -171,8 +209,8 @@ def plan_sql(text: str, catalog: Catalog, caller: Identity, may_write: bool) -> 
 # ---- SELECT -------------------------------------------------------------------------------------------------------
 
 
-def _plan_select(select: SelectStatement, catalog: Catalog, caller: Identity) -> SelectPlan:
-    scope = Scope(catalog, caller)
+def _plan_select(select: SelectStatement, catalog: Catalog, caller: Identity, extended: bool = False) -> SelectPlan:
+    scope = Scope(catalog, caller, extended)
     scope.add(select.table)
     joins: list[JoinOn | None] = []
     extra: list[Typed] = []
@@ -197,6 +235,7 @@ def _plan_select(select: SelectStatement, catalog: Catalog, caller: Identity) ->
     relvars = tuple(scope.relvars)
     returned: int | None = None
     picked: tuple[ColumnRef, ...] | None = None
+    outputs: tuple[ColumnRef | AggregateOf, ...] | None = None
     columns: tuple[ResultColumn, ...]
     match select.projection:
         case WholeRows(table):
@@ -219,10 +258,90 @@ def _plan_select(select: SelectStatement, catalog: Catalog, caller: Identity) ->
             )
         case Count(alias):
             columns = (ResultColumn(alias, U64),)
+        case Aggregates():
+            outputs, columns = _aggregates(select.projection, scope)
     limit = None if select.limit is None else _limit(select.limit)
     if same_table:
         raise SqlError("Could not compute positional arguments during query planning")
-    return SelectPlan(relvars, tuple(joins), where, returned, picked, columns, limit, scope.uses_sender)
+    shaping = None
+    if outputs is not None or select.order or select.offset is not None:
+        group = select.projection.group if isinstance(select.projection, Aggregates) else ()
+        items = select.projection.items if isinstance(select.projection, Columns) else ()
+        aliases = [(name, column) for column, name in items]
+        shaping = Shaping(
+            outputs,
+            tuple(map(scope.column, group)),
+            tuple((_order_key(column, scope, outputs, columns, aliases), is_down) for column, is_down in select.order),
+            0 if select.offset is None else _limit(select.offset),
+        )
+    return SelectPlan(
+        relvars, tuple(joins), where, returned, picked, columns, limit, scope.uses_sender, shaping=shaping
+    )
+
+
+def _aggregates(
+    projection: Aggregates, scope: Scope
+) -> tuple[tuple[ColumnRef | AggregateOf, ...], tuple[ResultColumn, ...]]:
+    group = {scope.column(column) for column in projection.group}
+    outputs: list[ColumnRef | AggregateOf] = []
+    columns: list[ResultColumn] = []
+    for item, name in projection.items:
+        if any(column.name == name for column in columns):
+            raise SqlError(f"Duplicate name `{name}`")
+        output: ColumnRef | AggregateOf
+        if isinstance(item, Reference):
+            output = scope.column(item)
+            if output not in group:
+                raise SqlError(f"`{item.column}` has to be in GROUP BY, or in an aggregate")
+        elif item.column is None:
+            output = AggregateOf(item.function, None, U64)
+        else:
+            column = scope.column(item.column)
+            output = AggregateOf(item.function, column, _aggregate_type(item.function, column.algebraic_type))
+        outputs.append(output)
+        columns.append(ResultColumn(name, output.algebraic_type))
+    return tuple(outputs), tuple(columns)
+
+
+def _aggregate_type(function: str, t: AlgebraicType) -> AlgebraicType:
+    """Sums of integers are twice as wide as 64-bit ones (or 256 bits), averages are F64, the rest is as the column."""
+    bits, is_signed = INTEGER_BITS.get(t, (0, False)) if isinstance(t, Primitive) else (0, False)
+    if function == "count":
+        return U64
+    if function in ("min", "max"):
+        if t in COMPARABLE:
+            return t
+    elif bits or t in (F32, F64):
+        if function == "avg" or not bits:
+            return F64
+        return (I128 if is_signed else U128) if bits <= 64 else I256 if is_signed else U256
+    raise SqlError(f"Invalid aggregate function `{function}` for type `{display(t)}`")
+
+
+def _order_key(
+    reference: Reference,
+    scope: Scope,
+    outputs: tuple[ColumnRef | AggregateOf, ...] | None,
+    columns: tuple[ResultColumn, ...],
+    aliases: Iterable[tuple[str, Reference]],
+) -> ColumnRef | int:
+    if outputs is not None:
+        for number, column in enumerate(columns):
+            if column.name == reference.column:
+                key: ColumnRef | int = number
+                break
+        else:
+            raise not_in_scope(reference.column)
+        t = columns[number].algebraic_type
+    else:
+        named = dict(aliases)
+        if reference.table is None and reference.column not in named:
+            raise SqlError("Names must be qualified when using joins")
+        key = scope.column(named.get(reference.column, reference))
+        t = key.algebraic_type
+    if t not in COMPARABLE:
+        raise SqlError(f"Invalid ORDER BY for type `{display(t)}`")
+    return key
 
 
 def _limit(text: str) -> int:
@@ -293,9 +412,7 @@ def _plan_insert(insert: Insert, catalog: Catalog) -> InsertPlan:
     for values in insert.rows:
         if len(values) != count:
             raise SqlError(f"Inserting a row with {len(values)} values into `{insert.table}` which has {count} fields")
-        rows.append(
-            b"".join(stored_value(v, c.algebraic_type).encoded for v, c in zip(values, table.columns, strict=True))
-        )
+        rows.append(b"".join(encoded(value, c.algebraic_type) for value, c in zip(values, table.columns, strict=True)))
     return InsertPlan(table, tuple(rows))
 
 
@@ -307,7 +424,7 @@ def _plan_update(update: Update, catalog: Catalog, caller: Identity) -> UpdatePl
         if column is None:
             raise SqlError(f"`{update.table}` does not have a field `{name}`")
         # A column that is assigned twice keeps the first value.
-        values.setdefault(column, stored_value(literal, table.type_of(column)).encoded)
+        values.setdefault(column, encoded(literal, table.type_of(column)))
     matches, equalities = _condition(update.table, update.where, catalog, caller)
     replace = compile_replacement(table.layout, values)
     return UpdatePlan(table, matches, equalities, tuple(sorted(values)), replace)
@@ -322,7 +439,7 @@ def _condition(
     name: str, where: Expression | None, catalog: Catalog, caller: Identity
 ) -> tuple[Matches | None, dict[int, bytes]]:
     select = SelectStatement(WholeRows(None), TableName(name, name), (), where)
-    plan = _plan_select(select, catalog, caller)
+    plan = _plan_select(select, catalog, caller, True)
     keys = {column: value.key for column, value in plan.equalities().items()}
     return (plan.filter[0] if plan.filter else None), keys
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from spacetimedb.sql.layout import RowLayout, RowReader, fixed_size, generate
-from spacetimedb.sql.literals import Constant
+from spacetimedb.sql.literals import COMPARABLE, Constant
 from spacetimedb.sql.resolve import ColumnRef, Combine, Compare, Typed
 from spacetimedb.types.algebraic import F32, F64
 
@@ -43,7 +43,11 @@ class _Condition:
         _count(typed, uses)
         for key, times in sorted(uses.items()):
             # Positions of columns of variable size have to be computed before anything else uses them.
-            value = self._readers[key[0]].value(key[1])
+            reader = self._readers[key[0]]
+            if reader.layout.types[key[1]] not in COMPARABLE:
+                reader.place(key[1] + 1)
+                continue
+            value = reader.value(key[1])
             if times > 1:
                 self._cached[key] = self._keep(value)
         condition = self._expression(typed)
@@ -99,6 +103,9 @@ class _Condition:
         operator, left, right = compare.operator, compare.left, compare.right
         if isinstance(left, Constant):
             operator, left, right = _MIRRORED[operator], right, left
+        if left.algebraic_type not in COMPARABLE and isinstance(left, ColumnRef) and isinstance(right, Constant):
+            raw = self._readers[left.relvar].slice(left.column, left.column)
+            return f"{raw} {_PYTHON[operator]} {self._constant(right.encoded)}"
         is_float = left.algebraic_type in (F32, F64)
         if isinstance(left, ColumnRef) and isinstance(right, Constant):
             key = left.relvar, left.column
@@ -182,6 +189,19 @@ def _key_functions(layout: RowLayout, column: int) -> Any:
         f"    return [{before}{key} for row in rows]",
     ]
     return generate("key", lines, "key, keys", names)
+
+
+def compile_values(layout: RowLayout, column: int) -> Callable[[Iterable[bytes]], list[Any]]:
+    """``values(rows)``: a column of a comparable type as Python compares it, floats as a key that orders them."""
+    names: dict[str, Any] = {}
+    reader = RowReader(layout, "row", "", "", names)
+    value = reader.value(column)
+    if layout.types[column] in (F32, F64):
+        value = f"order_float({value})"
+    before = "".join(f"{step} and " for step in reader.steps)
+    lines = ["def values(rows):", f"    return [{before}{value} for row in rows]"]
+    function: Callable[[Iterable[bytes]], list[Any]] = generate("values", lines, "values", names)
+    return function
 
 
 def compile_projection(layouts: dict[int, RowLayout], columns: list[ColumnRef]) -> Callable[[tuple[bytes, ...]], bytes]:

@@ -12,10 +12,21 @@ from typing import Final
 from msgspec import Struct
 
 from spacetimedb.sql.catalog import Catalog, TableRef
+from spacetimedb.sql.composite import encoded
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.literals import COMPARABLE, Constant, constant, parse
-from spacetimedb.sql.syntax import Comparison, Expression, Literal, Logical, Reference, Sender, TableName
-from spacetimedb.types.algebraic import BOOL, BYTES, IDENTITY, STRING, AlgebraicType, display
+from spacetimedb.sql.syntax import (
+    Comparison,
+    Composite,
+    Expression,
+    Literal,
+    Logical,
+    Not,
+    Reference,
+    Sender,
+    TableName,
+)
+from spacetimedb.types.algebraic import BOOL, BYTES, IDENTITY, AlgebraicType, display
 from spacetimedb.types.special import Identity
 
 
@@ -60,8 +71,10 @@ class Scope:
     ``uses_sender`` tells afterwards whether the statement depends on the caller.
     """
 
-    def __init__(self, catalog: Catalog, caller: Identity) -> None:
+    def __init__(self, catalog: Catalog, caller: Identity, extended: bool = False) -> None:
         self.catalog = catalog
+        self.extended = extended
+        """Values of any type may be compared for equality with literals."""
         self.caller = caller
         self.uses_sender = False
         self.relvars: list[Relvar] = []
@@ -97,6 +110,14 @@ class Scope:
     def typed(self, expression: Expression, expected: AlgebraicType | None) -> Typed:
         """The expression as a value of the expected type, of its own type if None is expected."""
         match expression:
+            case Not(inner):
+                _match(BOOL, expected)
+                return negated(self.typed(inner, BOOL))
+            case Composite():
+                if expected is None:
+                    raise SqlError("Cannot resolve type for literal expression")
+                data = encoded(expression, expected)
+                return constant(BYTES, data[4:]) if expected == BYTES else Constant(expected, data, data, data)
             case Literal(kind, text):
                 return self._literal(kind, text, expected)
             case Sender():
@@ -122,13 +143,13 @@ class Scope:
 
     def _comparison(self, first: Expression, rest: tuple[tuple[str, Expression], ...]) -> Typed:
         operator, operand = rest[0]
-        if isinstance(first, Literal | Sender):
+        if isinstance(first, Literal | Composite | Sender):
             right = self.typed(operand, None)
             left = self.typed(first, right.algebraic_type)
         else:
             left = self.typed(first, None)
             right = self.typed(operand, left.algebraic_type)
-        out: Typed = _compare(operator, left, right)
+        out: Typed = _compare(operator, left, right, self.extended)
         for operator, operand in rest[1:]:
             out = _compare(operator, out, self.typed(operand, BOOL))
         return out
@@ -139,6 +160,9 @@ class Scope:
             return constant(BOOL, text == "true")
         if expected is None:
             raise SqlError("Cannot resolve type for literal expression")
+        if self.extended and expected not in COMPARABLE:
+            data = encoded(Literal(kind, text), expected)
+            return Constant(expected, data, data, data)
         return _parsed(text, expected)
 
     def _sender(self, expected: AlgebraicType | None) -> Constant:
@@ -162,19 +186,6 @@ def not_in_scope(name: str) -> SqlError:
     return SqlError(f"`{name}` is not in scope")
 
 
-_TOKEN_TYPES: Final = {"string": STRING, "bool": BOOL}
-
-
-def stored_value(literal: Literal, algebraic_type: AlgebraicType) -> Constant:
-    """A literal of INSERT or UPDATE: strings only for String columns, booleans only for Bool columns."""
-    own = _TOKEN_TYPES.get(literal.kind)
-    if own is not None:
-        _match(own, algebraic_type)
-        if own == BOOL:
-            return constant(BOOL, literal.text == "true")
-    return _parsed(literal.text, algebraic_type)
-
-
 def unexpected(actual: AlgebraicType, wanted: AlgebraicType) -> SqlError:
     """The error for a value of another type than its place needs."""
     return SqlError(f"Unexpected type: (expected) {display(actual)} != {display(wanted)} (inferred)")
@@ -192,7 +203,24 @@ def _parsed(text: str, algebraic_type: AlgebraicType) -> Constant:
     return found
 
 
-def _compare(operator: str, left: Typed, right: Typed) -> Compare:
+def _compare(operator: str, left: Typed, right: Typed, extended: bool = False) -> Compare:
     if left.algebraic_type not in COMPARABLE:
-        raise SqlError(f"Invalid binary operator `{operator}` for type `{display(left.algebraic_type)}`")
+        is_equality = operator in ("=", "<>") and isinstance(left, Constant) != isinstance(right, Constant)
+        if not extended or not is_equality:
+            raise SqlError(f"Invalid binary operator `{operator}` for type `{display(left.algebraic_type)}`")
     return Compare(operator, left, right)
+
+
+_OPPOSITE: Final = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def negated(term: Typed) -> Typed:
+    """What holds where the boolean ``term`` does not: all values are ordered, so there are no other cases."""
+    match term:
+        case Compare(operator, left, right):
+            return Compare(_OPPOSITE[operator], left, right)
+        case Combine(operator, terms):
+            return Combine("OR" if operator == "AND" else "AND", tuple(map(negated, terms)))
+        case Constant():
+            return constant(BOOL, not term.value)
+    return Compare("=", term, constant(BOOL, False))

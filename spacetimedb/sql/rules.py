@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from spacetimedb.sql.catalog import TableRef
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.resolve import ColumnRef, Combine, Compare, Typed
-from spacetimedb.sql.select_plan import JoinOn, SelectPlan
+from spacetimedb.sql.select_plan import AggregateOf, JoinOn, SelectPlan, Shaping
 
 MAX_FRAGMENTS: Final = 256
 
@@ -89,6 +89,23 @@ def _graft(plan: SelectPlan, number: int, body: SelectPlan) -> SelectPlan:
         returned=None if plan.returned is None else outside[plan.returned],
         picked=None if plan.picked is None else tuple(_column(column, outside) for column in plan.picked),
         uses_sender=plan.uses_sender or body.uses_sender,
+        shaping=None if plan.shaping is None else _shaping(plan.shaping, outside),
+    )
+
+
+def _shaping(shaping: Shaping, places: list[int]) -> Shaping:
+    outputs: list[ColumnRef | AggregateOf] = []
+    for output in shaping.outputs or ():
+        if isinstance(output, ColumnRef):
+            outputs.append(_column(output, places))
+        else:
+            column = None if output.column is None else _column(output.column, places)
+            outputs.append(replace(output, column=column))
+    return Shaping(
+        None if shaping.outputs is None else tuple(outputs),
+        tuple(_column(column, places) for column in shaping.group),
+        tuple((key if isinstance(key, int) else _column(key, places), is_down) for key, is_down in shaping.order),
+        shaping.offset,
     )
 
 

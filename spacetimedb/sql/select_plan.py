@@ -11,7 +11,7 @@ from functools import cached_property
 from msgspec import Struct
 
 from spacetimedb.sql.catalog import TableRef
-from spacetimedb.sql.literals import Constant
+from spacetimedb.sql.literals import COMPARABLE, Constant
 from spacetimedb.sql.predicate import Matches, Select, columns_of, compile_row
 from spacetimedb.sql.resolve import ColumnRef, Combine, Compare, Relvar, Typed
 from spacetimedb.types.algebraic import AlgebraicType
@@ -31,6 +31,27 @@ class JoinOn(Struct, frozen=True):
     joined: ColumnRef
 
 
+class AggregateOf(Struct, frozen=True):
+    """count, sum, min, max or avg of a column; ``column`` is None for a count of rows."""
+
+    function: str
+    column: ColumnRef | None
+    algebraic_type: AlgebraicType
+
+
+class Shaping(Struct, frozen=True):
+    """What happens to the rows of all fragments together.
+
+    If ``outputs`` are set rows are grouped by ``group`` and each group gives one row of them. ``order``: (column, or
+    number of an output if there are some; is descending).
+    """
+
+    outputs: tuple[ColumnRef | AggregateOf, ...] | None
+    group: tuple[ColumnRef, ...]
+    order: tuple[tuple[ColumnRef | int, bool], ...]
+    offset: int
+
+
 class SelectPlan(Struct, frozen=True, eq=False, dict=True):
     """A SELECT. ``returned`` is the number of the table whose rows are returned; if None, ``picked`` are the columns
     returned; if that is None too, the result is a count. ``joins[n]`` belongs to ``relvars[n + 1]``, None: cross join.
@@ -46,6 +67,8 @@ class SelectPlan(Struct, frozen=True, eq=False, dict=True):
     uses_sender: bool = False
     """Whether the plan holds for its caller only."""
     others: tuple[SelectPlan, ...] = ()
+    shaping: Shaping | None = None
+    """Set if there is more to do than to filter, join and cut off."""
 
     @property
     def fragments(self) -> tuple[SelectPlan, ...]:
@@ -115,7 +138,7 @@ def equality(term: Typed) -> tuple[ColumnRef, Constant] | None:
     """The column and constant of ``column = constant``, either way round; None for any other term."""
     match term:
         case Compare("=", ColumnRef() as column, Constant() as value):
-            return column, value
+            return (column, value) if column.algebraic_type in COMPARABLE else None
         case Compare("=", Constant() as value, ColumnRef() as column):
-            return column, value
+            return (column, value) if column.algebraic_type in COMPARABLE else None
     return None

@@ -71,10 +71,23 @@ class Binary(Struct):
 
 
 class Function(Struct, frozen=True):
-    """A call. ``is_count_star`` is ``count(*)``, whatever the case and quotes of the name."""
+    """A call. ``is_count_star`` is ``count(*)``, whatever the case and quotes of the name.
+
+    ``name`` is set, and ``arguments`` are, for a plain call ``name(a, b)``.
+    """
 
     text: str
     is_count_star: bool = False
+    name: str = ""
+    arguments: tuple[Tree, ...] = ()
+
+
+class Row(Struct, frozen=True):
+    """``(a, b)`` (constructor ``row``) or ``ARRAY[a, b]`` (constructor ``array``), and as the text to quote."""
+
+    text: str
+    constructor: str
+    items: tuple[Tree, ...]
 
 
 class Other(Struct, frozen=True):
@@ -83,7 +96,7 @@ class Other(Struct, frozen=True):
     text: str
 
 
-Tree = Column | Value | Nested | Unary | Binary | Function | Other
+Tree = Row | Column | Value | Nested | Unary | Binary | Function | Other
 
 
 def depth_of(tree: Tree) -> int:
@@ -110,7 +123,7 @@ def render(tree: Tree) -> str:
             head = f"({render(inner)})"
         case Unary(operator, inner):
             head = operator + render(inner)
-        case Function(text) | Other(text):
+        case Function(text) | Row(text) | Other(text):
             head = text
     return head + "".join(reversed(tail))
 
@@ -153,7 +166,10 @@ class FromItem(Struct):
 
 
 class SelectTree(Struct):
-    """One SELECT block. ``before`` holds DISTINCT or TOP, ``after`` GROUP BY and the like: both make it refused."""
+    """One SELECT block. ``before`` holds DISTINCT or TOP, ``after`` GROUP BY and the like: both make it refused.
+
+    Except that ``group`` holds the expressions of GROUP BY if there is nothing else in ``after``.
+    """
 
     items: list[Star | Item]
     tables: list[FromItem]
@@ -161,10 +177,15 @@ class SelectTree(Struct):
     before: str = ""
     into: str = ""
     after: str = ""
+    group: list[Tree] | None = None
 
 
 class QueryTree(Struct):
-    """A whole query. ``body`` is a SELECT, or the text of a set operation; ``rows`` is set for a VALUES list."""
+    """A whole query. ``body`` is a SELECT, or the text of a set operation; ``rows`` is set for a VALUES list.
+
+    ``order`` has (expression, is descending) of ``order_by`` if that is all there is in it; ``offset_rows`` is the
+    expression in ``offset``.
+    """
 
     body: SelectTree | str
     rows: list[list[Tree]] | None = None
@@ -174,6 +195,8 @@ class QueryTree(Struct):
     offset: str = ""
     fetch: str = ""
     locks: str = ""
+    order: list[tuple[Tree, bool]] | None = None
+    offset_rows: Tree | None = None
 
 
 class InsertTree(Struct):
@@ -220,13 +243,22 @@ class ShowTree(Struct):
     variable: str
 
 
+class ExplainTree(Struct):
+    """EXPLAIN of a query."""
+
+    query: QueryTree
+    text: str
+    inner: str
+    """The query as written."""
+
+
 class OtherStatement(Struct):
     """A statement that is always refused, rendered."""
 
     text: str
 
 
-StatementTree = QueryTree | InsertTree | UpdateTree | DeleteTree | SetTree | ShowTree | OtherStatement
+StatementTree = QueryTree | InsertTree | UpdateTree | DeleteTree | SetTree | ShowTree | ExplainTree | OtherStatement
 
 
 def render_from_item(item: FromItem) -> str:
@@ -281,6 +313,21 @@ class Literal(Struct, frozen=True):
     text: str
 
 
+class Composite(Struct, frozen=True):
+    """A literal of several parts. kind: null; array; row, ``(a, b)``; call, ``name(a)``: a variant of a sum."""
+
+    kind: str
+    text: str
+    name: str = ""
+    items: tuple[Literal | Composite, ...] = ()
+
+
+class Not(Struct, frozen=True):
+    """``NOT inner``."""
+
+    inner: Expression
+
+
 class Sender(Struct, frozen=True):
     """``:sender``."""
 
@@ -299,7 +346,7 @@ class Logical(Struct, frozen=True):
     terms: tuple[Expression, ...]
 
 
-Expression = Reference | Literal | Sender | Comparison | Logical
+Expression = Reference | Literal | Composite | Sender | Comparison | Logical | Not
 
 
 class TableName(Struct, frozen=True):
@@ -334,14 +381,40 @@ class Count(Struct, frozen=True):
     alias: str
 
 
-class Select(Struct, frozen=True):
-    """A SELECT of either language; ``limit`` is the text of a number."""
+class Aggregate(Struct, frozen=True):
+    """``function(column) AS alias``; ``function`` is count, sum, min, max or avg; ``column`` is None for COUNT(*)."""
 
-    projection: WholeRows | Columns | Count
+    function: str
+    column: Reference | None
+
+
+class Aggregates(Struct, frozen=True):
+    """A projection with aggregates: (column of the GROUP BY or aggregate, output name)."""
+
+    items: tuple[tuple[Reference | Aggregate, str], ...]
+    group: tuple[Reference, ...]
+
+
+class Select(Struct, frozen=True):
+    """A SELECT of either language; ``limit`` and ``offset`` are the texts of numbers.
+
+    ``order``: (column, or name of an output, is descending).
+    """
+
+    projection: WholeRows | Columns | Count | Aggregates
     table: TableName
     joins: tuple[Join, ...]
     where: Expression | None
     limit: str | None = None
+    order: tuple[tuple[Reference, bool], ...] = ()
+    offset: str | None = None
+
+
+class Explain(Struct, frozen=True):
+    """EXPLAIN; ``text`` is the query as written."""
+
+    select: Select
+    text: str
 
 
 class Insert(Struct, frozen=True):
@@ -349,14 +422,14 @@ class Insert(Struct, frozen=True):
 
     table: str
     column_count: int
-    rows: tuple[tuple[Literal, ...], ...]
+    rows: tuple[tuple[Literal | Composite, ...], ...]
 
 
 class Update(Struct, frozen=True):
     """UPDATE with literal values."""
 
     table: str
-    assignments: tuple[tuple[str, Literal], ...]
+    assignments: tuple[tuple[str, Literal | Composite], ...]
     where: Expression | None
 
 
@@ -380,6 +453,6 @@ class ShowVariable(Struct, frozen=True):
     variable: str
 
 
-Statement = Select | Insert | Update | Delete | SetVariable | ShowVariable
+Statement = Select | Insert | Update | Delete | SetVariable | ShowVariable | Explain
 
 COMPARISONS: Final = frozenset(("=", "<>", "<", ">", "<=", ">="))

@@ -43,12 +43,15 @@ class Query:
     __slots__ = (
         "audiences",
         "caller",
+        "evaluations",
         "fragments",
         "initial",
         "is_outdated",
         "is_owner",
         "key",
         "plans",
+        "rows_out",
+        "seconds",
         "stored_tables",
         "table_ids",
         "text",
@@ -67,6 +70,12 @@ class Query:
         """Filled while it is subscribed to."""
         self.initial: tuple[int, list[bytes]] | None = None
         """(sum of the versions of its tables, result) of the latest initial evaluation."""
+        self.evaluations = 0
+        """Commits that concerned it."""
+        self.rows_out = 0
+        """Rows that came out of them, inserted or deleted."""
+        self.seconds = 0.0
+        """Time spent on it alone: on conditions over all changed rows, and on joins."""
         self.is_outdated = False
         """Compiled before tables or rights changed: it only goes on for those who have it."""
         tables = {relvar.table.table_id: relvar.table for plan in plans for relvar in plan.relvars}

@@ -16,15 +16,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from heapq import nlargest
+from time import perf_counter
 from typing import Final
 
 from spacetimedb.sql.catalog import Catalog, TableRef
 from spacetimedb.sql.errors import SqlError
+from spacetimedb.sql.estimate import check_limit
 from spacetimedb.sql.execute import RowSource, execute_select
-from spacetimedb.sql.plan import plan_one_off, plan_subscription
+from spacetimedb.sql.explain import explain_plan, explain_rows
+from spacetimedb.sql.plan import ExplainPlan, plan_one_off, plan_subscription
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
+from spacetimedb.subscriptions.costs import QueryCost, TableStatistics, costs_by_text, live_steps
 from spacetimedb.subscriptions.large_rows import LargeRows, LargeTables, Snapshot, SnapshotOf
 from spacetimedb.subscriptions.query import (
     SHARED_QUERIES,
@@ -66,13 +71,18 @@ class QuerySetUnknown(Exception):
 
 
 class OneOff:
-    """A query that is answered once. ``stored_tables``: the tables whose rows it needs."""
+    """A query that is answered once. ``stored_tables``: the tables whose rows it needs.
 
-    __slots__ = ("plan", "stored_tables")
+    ``explained`` is set, to the text of the query, if the plan is only to be told.
+    """
 
-    def __init__(self, plan: SelectPlan) -> None:
-        self.plan = plan
-        self.stored_tables = plan.stored_tables
+    __slots__ = ("explained", "is_owner", "plan", "stored_tables")
+
+    def __init__(self, plan: SelectPlan | ExplainPlan, is_owner: bool) -> None:
+        self.is_owner = is_owner
+        self.explained = plan.text if isinstance(plan, ExplainPlan) else None
+        self.plan = plan.plan if isinstance(plan, ExplainPlan) else plan
+        self.stored_tables = self.plan.stored_tables
 
 
 class Subscriptions:
@@ -88,6 +98,7 @@ class Subscriptions:
         self._clients: dict[int, Audience] = {}
         self._shared: dict[tuple[tuple[int, tuple[Query, ...]], ...], Audience] = {}
         self._large = LargeTables(self.tables, source)
+        self.statistics_of_tables = TableStatistics(self.tables, source)
         self.evaluated = 0
         """Fragments evaluated by ``evaluate`` since the start."""
 
@@ -125,12 +136,31 @@ class Subscriptions:
 
     def compile_one_off(self, text: str, caller: Identity, is_owner: bool, catalog: Catalog) -> OneOff:
         """A query to answer once; raises SqlError."""
-        return OneOff(plan_one_off(text, catalog, caller))
+        return OneOff(plan_one_off(text, catalog, caller), is_owner)
 
     def one_off_rows(self, query: OneOff) -> bytes:
         """The answer, as SingleTableRows. Raises SqlError if a join gets too large."""
+        if query.explained is not None:
+            rows = self.explain(query.plan, query.explained, query.is_owner)
+            return string(query.plan.table.name) + row_list_of(rows)
         result = execute_select(query.plan, self._source)
         return string(query.plan.table.name) + row_list_of(result.rows)
+
+    def explain(self, plan: SelectPlan, text: str, is_owner: bool) -> list[bytes]:
+        """Rows of an EXPLAIN (see ``sql.explain``). Owners hear of all subscribers, others of those in their role."""
+        live = [q for q in self._queries.values() if q.text == text.strip() and (is_owner or not q.is_owner)]
+        return explain_rows([*explain_plan(plan, self.statistics_of_tables), *live_steps(live)])
+
+    def most_expensive(self, count: int) -> list[QueryCost]:
+        """The live queries that took most, by time and then rows; one text in several roles counts as one."""
+        return nlargest(count, costs_by_text(self._queries.values()), key=lambda cost: (cost.seconds, cost.rows))
+
+    def check_limit(self, queries: Iterable[Query], limit: int) -> None:
+        """Raises SqlError if those of the queries that nobody has yet look at more rows than that."""
+        plans = [plan for query in queries if not query.fragments for plan in query.plans]
+        text = check_limit(plans, self.statistics_of_tables, limit)
+        if text is not None:
+            raise SqlError(text)
 
     def forget_plans(self) -> None:
         """Tables or rights changed: nobody gets a query any more that was compiled before. Live ones go on."""
@@ -208,6 +238,12 @@ class Subscriptions:
         for query in self._register(client, query_set_id, queries):
             out += self._large.rows(query, snapshot_of) or self._rows(query)
         return out
+
+    def find(self, table_id: int, column: int, key: bytes) -> Collection[bytes] | None:
+        """The rows with this index key, if there is an index of the column; None if not."""
+        entry = self.tables.get(table_id)
+        index = None if entry is None else entry.indexes.get(column)
+        return None if index is None or not index.is_complete else index.find(key)
 
     def missing_index(self, queries: Iterable[Query]) -> tuple[TableRef, int] | None:
         """A column of a large table that the queries need an index of which has to be built first, if there is any."""
@@ -479,19 +515,28 @@ class Subscriptions:
                     else whole_table_update(change.inserts, change.deletes)
                 )
                 self.evaluated += len(entry.whole)
+                count = change.inserts.row_count + change.deletes.row_count
+                for fragment in entry.whole:
+                    fragment.query.evaluations += 1
+                    fragment.query.rows_out += count
                 if block[1:] != NO_ROWS:
                     affected += [(fragment, block) for fragment in entry.whole]
             if entry.filtered or entry.by_value or entry.joins or entry.edges:
                 self._filtered(entry, lists, affected, joins)
         if joins:
             by_table = {change.table_id: lists for _, change, lists in touched}
-            for fragment in joins:
-                assert isinstance(fragment, JoinFragment)
+            for join in joins:
+                assert isinstance(join, JoinFragment)
                 self.evaluated += 1
-                inserts, deletes = fragment.delta(by_table)
+                begun = perf_counter()
+                inserts, deletes = join.delta(by_table)
+                query = join.query
+                query.seconds += perf_counter() - begun
+                query.evaluations += 1
+                query.rows_out += len(inserts) + len(deletes)
                 if inserts or deletes:
-                    is_event = fragment.returned.is_event
-                    affected.append((fragment, event_update(inserts) if is_event else table_update(inserts, deletes)))
+                    is_event = join.returned.is_event
+                    affected.append((join, event_update(inserts) if is_event else table_update(inserts, deletes)))
         return update_groups(affected)
 
     def _filtered(
@@ -522,9 +567,13 @@ class Subscriptions:
                             pair[side].append(row)
         for fragment in entry.filtered:
             select = fragment.plan.select
+            begun = perf_counter()
             found[fragment] = select(inserts), select(deletes)
+            fragment.query.seconds += perf_counter() - begun
         self.evaluated += len(found)
         for fragment, (added, removed) in found.items():
+            fragment.query.evaluations += 1
+            fragment.query.rows_out += len(added) + len(removed)
             if added or removed:
                 affected.append((fragment, event_update(added) if is_event else table_update(added, removed)))
         joins.update(dict.fromkeys(entry.joins))

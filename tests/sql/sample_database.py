@@ -168,6 +168,9 @@ class SampleDatabase:
         """See RowSource."""
         return len(self.stored.get(table_id, ()))
 
+    def find(self, table_id: int, column: int, key: bytes) -> None:
+        """There are no indexes to look into."""
+
     def apply(self, plan: Plan) -> None:
         """Runs a DML plan."""
         assert isinstance(plan, InsertPlan | DeletePlan | UpdatePlan)

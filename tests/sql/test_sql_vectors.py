@@ -10,7 +10,7 @@ import pytest
 
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import execute_select
-from spacetimedb.sql.plan import SelectPlan, plan_one_off, plan_sql
+from spacetimedb.sql.plan import ExplainPlan, SelectPlan, plan_one_off, plan_sql, plan_subscription
 from spacetimedb.subscriptions.query_sets import Subscriptions
 from sql.sample_database import (
     SampleDatabase,
@@ -36,6 +36,28 @@ FILES = (
     "sdk-builders",
     "limits",
 )
+_NOT = "query builders write NOT"
+_SHAPE = "one-off queries and SQL may order and skip rows"
+_AGGREGATE = "one-off queries and SQL have aggregates over columns"
+_TEXT = "every value that a filter understands can be written, too"
+ACCEPTED = {
+    "grammar-subscription-036": _NOT,
+    "grammar-subscription-037": _NOT,
+    "grammar-query-011": _SHAPE,
+    "grammar-query-012": _SHAPE,
+    "grammar-query-013": _SHAPE,
+    "grammar-query-014": _SHAPE,
+    "grammar-query-027": _AGGREGATE,
+    "grammar-query-029": _AGGREGATE,
+    "grammar-query-082": "plans can be looked at",
+    "dml-028": _TEXT,
+    "dml-033": _TEXT,
+    "dml-034": _TEXT,
+    "sdk-builders-008": _NOT,
+    "sdk-builders-022": _NOT,
+    "sdk-builders-031": _NOT,
+}
+"""Cases that SpacetimeDB refuses and we accept, and why; `test_beyond_upstream` tests what they do."""
 CASES = [case for name in FILES for case in vectors(name)]
 
 
@@ -72,6 +94,8 @@ def run(case: dict[str, Any], database: SampleDatabase) -> list[bytes] | None:
         parts = subscriptions.subscribe(1, 1, queries)
         return [row for part in parts for row in read_table_rows(part)[1]]
     plan = plan_sql(text, catalog, caller, is_owner)
+    if isinstance(plan, ExplainPlan):
+        return Subscriptions(database).explain(plan.plan, plan.text, is_owner)
     if isinstance(plan, SelectPlan):
         return execute_select(plan, database).rows
     if case["kind"] == "dml":
@@ -84,7 +108,7 @@ def result_types(case: dict[str, Any], database: SampleDatabase) -> list[Any]:
     catalog = database.catalog(True)
     caller = identity_of("owner")
     if case["kind"] == "subscription":
-        plan = plan_one_off(query_text(case).strip(), catalog, caller)
+        plan = plan_subscription(query_text(case).strip(), catalog, caller)
     else:
         found = plan_sql(query_text(case), catalog, caller, True)
         assert isinstance(found, SelectPlan)
@@ -107,6 +131,10 @@ def refusal(case: dict[str, Any], database: SampleDatabase) -> str:
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_case(case: dict[str, Any]) -> None:
     database = SampleDatabase(vectors("schemas")["schemas"][case["schema"]])
+    if case["id"] in ACCEPTED:
+        assert not case["ok"]
+        run(case, database)
+        return
     if not case["ok"]:
         text = refusal(case, database)
         if case.get("error_class") == "syntax":
@@ -140,6 +168,7 @@ def test_value_of_literal(case: dict[str, Any]) -> None:
     database = SampleDatabase(vectors("schemas")["schemas"][case["schema"]])
     text = re.sub(r" (<>|<|>|<=|>=) ", " = ", case["query"])
     plan = plan_one_off(text, database.catalog(True), identity_of("owner"))
+    assert isinstance(plan, SelectPlan)
     assert plan.filter is not None
     matches, _ = plan.filter
     table = plan.relvars[0].table

@@ -1,0 +1,90 @@
+"""What queries cost: counters of live ones, and what is known of tables for estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from typing import Final
+
+from msgspec import Struct
+
+from spacetimedb.sql.catalog import TableRef
+from spacetimedb.sql.execute import RowSource
+from spacetimedb.sql.predicate import key_functions
+from spacetimedb.subscriptions.changed_table import ChangedTable
+from spacetimedb.subscriptions.query import Query
+
+SHOWN_CHARACTERS: Final = 200
+"""Length to which the text of a query is cut."""
+
+
+class QueryCost(Struct):
+    """A live query since it was compiled. `seconds`: looking at all changed rows one by one, and joins."""
+
+    text: str
+    subscribers: int
+    evaluations: int
+    rows: int
+    seconds: float
+
+
+class TableStatistics:
+    """See `sql.estimate.Statistics`. A count of distinct values is exact; without an index it looks at all rows."""
+
+    def __init__(self, tables: Mapping[int, ChangedTable], source: RowSource) -> None:
+        self._tables = tables
+        self._source = source
+
+    def row_count(self, table_id: int) -> int:
+        """Rows of a table."""
+        return self._source.row_count(table_id)
+
+    def distinct(self, table: TableRef, columns: tuple[int, ...]) -> int:
+        """Different values of the columns of a table."""
+        entry = self._tables.get(table.table_id)
+        if len(columns) == 1 and entry is not None:
+            index = entry.indexes.get(columns[0])
+            if index is not None and index.is_complete:
+                return len(index)
+        rows = self._source.rows(table.table_id)
+        keys = [key_functions(table.layout, column)[1](rows) for column in columns]
+        return len(set(zip(*keys, strict=True)))
+
+
+def cost_of(query: Query) -> QueryCost:
+    """The counters of a query."""
+    subscribers = sum(len(audience.clients) for audience in query.audiences)
+    return QueryCost(query.text, subscribers, query.evaluations, query.rows_out, query.seconds)
+
+
+def costs_by_text(queries: Iterable[Query]) -> list[QueryCost]:
+    """The counters of queries, those of one text added up; texts are cut to SHOWN_CHARACTERS."""
+    out: dict[str, QueryCost] = {}
+    for cost in map(cost_of, queries):
+        text = cost.text[:SHOWN_CHARACTERS]
+        before = out.get(text)
+        if before is None:
+            cost.text = text
+            out[text] = cost
+        else:
+            before.subscribers += cost.subscribers
+            before.evaluations += cost.evaluations
+            before.rows += cost.rows
+            before.seconds += cost.seconds
+    return list(out.values())
+
+
+def live_steps(queries: Iterable[Query]) -> list[tuple[str, str]]:
+    """Rows of an EXPLAIN about the live queries of one text."""
+    out: list[tuple[str, str]] = []
+    for cost in map(cost_of, queries):
+        each = max(cost.evaluations, 1)
+        out.append(("subscribers", f"{cost.subscribers} clients of this reader"))
+        out.append(
+            (
+                "transactions",
+                f"{cost.evaluations} concerned it, {cost.rows} rows out ({cost.rows / each:.2f} per transaction), "
+                f"{cost.seconds / each * 1e6:.1f} us per transaction",
+            )
+        )
+    return out
