@@ -180,7 +180,10 @@ def _query(tree: QueryTree) -> Select:
     if not select.joins:
         columns = tuple((_qualified(column, select.table.alias), is_down) for column, is_down in columns)
     offset = tree.offset_rows.text if isinstance(tree.offset_rows, Value) else None
-    return replace(select, order=columns, offset=offset)
+    projection = select.projection
+    if isinstance(projection, Count) and (columns or offset):
+        projection = Aggregates(((Aggregate("count", None), projection.alias),), ())
+    return replace(select, projection=projection, order=columns, offset=offset)
 
 
 # ---- SELECT -------------------------------------------------------------------------------------------------------

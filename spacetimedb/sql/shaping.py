@@ -57,8 +57,6 @@ def _plain(plan: SelectPlan, parts: list[Joined]) -> tuple[list[bytes], list[lis
         elif fragment.picked is not None:
             layouts = {number: relvar.table.layout for number, relvar in enumerate(fragment.relvars)}
             rows += map(compile_projection(layouts, list(fragment.picked)), joined)
-    if plan.returned is None and plan.picked is None:
-        return [sum(map(len, parts)).to_bytes(8, "little")], [[0] for _ in keys]
     return rows, keys
 
 

@@ -9,7 +9,7 @@ from spacetimedb.schema.definition import ModuleDef
 from spacetimedb.schema.validation import validate
 from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.plan import SelectPlan, plan_one_off, plan_sql, plan_subscription, protected_table
+from spacetimedb.sql.plan import SelectPlan, plan_sql, plan_subscription, protected_table
 from sql.sample_database import identity_of
 
 OWNER = identity_of("owner")
@@ -43,9 +43,9 @@ def test_strangers_see_public_tables_only() -> None:
     with pytest.raises(SqlError, match="no such table: `notes`"):
         plan_subscription("select * from notes", stranger, STRANGER)
     for name in ("st_table", "st_column", "st_client", "st_var"):
-        assert plan_one_off(f"select * from {name}", stranger, STRANGER).table.is_system
+        assert plan_subscription(f"select * from {name}", stranger, STRANGER).table.is_system
     with pytest.raises(SqlError, match="no such table: `st_connection_credentials`"):
-        plan_one_off("select * from st_connection_credentials", stranger, STRANGER)
+        plan_subscription("select * from st_connection_credentials", stranger, STRANGER)
     shown = plan_sql("show row_limit", stranger, STRANGER, False)
     assert isinstance(shown, SelectPlan)
     assert [column.name for column in shown.columns] == ["value"]

@@ -16,7 +16,7 @@ from spacetimedb.schema.definition import ColumnDef
 from spacetimedb.sql.catalog import TableRef, Tables
 from spacetimedb.sql.layout import RowLayout
 from spacetimedb.sql.literals import INTEGER_BITS
-from spacetimedb.sql.plan import plan_one_off
+from spacetimedb.sql.plan import plan_subscription
 from spacetimedb.sql.predicate import compile_projection, compile_replacement, key_functions
 from spacetimedb.sql.resolve import ColumnRef
 from spacetimedb.types.algebraic import (
@@ -178,7 +178,7 @@ def test_comparisons(data: st.DataObject) -> None:
         (f"select * from t where c2 > 0 or c1 {name} {right}", expected),
         (f"select * from t where c2 <> 0 or (true = (c1 {name} {right}))", expected),
     ):
-        plan = plan_one_off(form, Tables([table]), OWNER)
+        plan = plan_subscription(form, Tables([table]), OWNER)
         assert plan.filter is not None
         assert plan.filter[0](row) is result
         assert plan.filter[1]([row, row]) == ([row, row] if result else [])
@@ -187,7 +187,7 @@ def test_comparisons(data: st.DataObject) -> None:
 @pytest.mark.parametrize("depth", [1, 20, 799])
 def test_long_chain_of_comparisons(depth: int) -> None:
     table = TableRef(4096, "t", "t", (ColumnDef("flag", "flag", BOOL),), Product(()))
-    plan = plan_one_off("select * from t where flag" + " = flag" * depth, Tables([table]), OWNER)
+    plan = plan_subscription("select * from t where flag" + " = flag" * depth, Tables([table]), OWNER)
     assert plan.filter is not None
     for flag in (False, True):
         value = flag
@@ -201,7 +201,7 @@ def test_deep_mixed_condition() -> None:
     text = "n = 1"
     for level in range(46):
         text = f"({text} {'or' if level % 2 else 'and'} n = {level})"
-    plan = plan_one_off(f"select * from t where {text}", Tables([table]), OWNER)
+    plan = plan_subscription(f"select * from t where {text}", Tables([table]), OWNER)
     assert plan.filter is not None
     assert plan.filter[0](bytes((45,)))
     assert not plan.filter[0](bytes((99,)))
