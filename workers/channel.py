@@ -98,12 +98,15 @@ class Channel:
     def _fill(self) -> bool:
         """Reads what is there. False if nothing was."""
         try:
-            data, fds, _flags, _address = socket.recv_fds(self.socket, _READ_BYTES, MAX_DESCRIPTORS)
+            data, fds, flags, _address = socket.recv_fds(self.socket, _READ_BYTES, MAX_DESCRIPTORS)
         except BlockingIOError:
             return False
         except OSError:
-            data, fds = b"", []
+            data, fds, flags = b"", [], 0
         self._descriptors.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            # Descriptors were lost: this process has too many. What comes behind cannot be understood.
+            data = b""
         if not data:
             self._closed = True
         self._buffer += data

@@ -49,6 +49,8 @@ from spacetimedb.workers.messages import (
 DRAIN_S: Final = 1.0
 """After a Stop, how long clients may take to close."""
 ACCEPT_RETRY_S: Final = 0.05
+RESERVED_DESCRIPTORS: Final = 256
+"""Left for databases and files; all others may be connections, and who comes then waits in the system's queue."""
 
 
 class Reader:
@@ -170,7 +172,10 @@ class Reader:
     # -- the port
 
     async def _accept(self, nursery: trio.Nursery) -> None:
+        most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS, RESERVED_DESCRIPTORS)
         while True:
+            while self.http_connections >= most:
+                await trio.sleep(ACCEPT_RETRY_S)
             try:
                 sock, _address = await self._socket.accept()
             except OSError as error:

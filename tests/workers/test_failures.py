@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -60,23 +59,6 @@ def connect(server: ServerProcess, query: str = "compression=None") -> SessionCl
 
 def transfer(request_id: int) -> bytes:
     return v2.call_reducer(request_id, "transfer", struct.pack("<IIq", 0, 1, 1))
-
-
-def test_the_disk_takes_nothing_more(start_server: ServerFactory) -> None:
-    server = bank(start_server(readers=1))
-    server.call("bank", "transfer", 0, 1, 5)
-    assert balances(server)[1] == BALANCE + 5  # confirmed
-    client = connect(server)
-    (keeper,) = pids(server, "log_keeper")
-    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (1, 1))
-    client.send(transfer(7))
-    # The answer would say something that is not on disk: the connection ends instead.
-    messages, _end = client.receive_all()
-    assert messages == []
-    eventually(lambda: works(server))
-    assert balances(server)[1] == BALANCE + 6
-    assert any("commit log cannot be written" in line for line in server.output)
-    server.stop()
 
 
 def test_a_database_whose_log_cannot_be_made(start_server: ServerFactory) -> None:
