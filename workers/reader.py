@@ -213,6 +213,7 @@ class Reader:
                 accepting.start_soon(self._accept, nursery)
                 await self._stopping.wait()
                 accepting.cancel_scope.cancel()
+            self._socket.close()  # a new server may take the port at once
             for identity in list(self.links):
                 self._database_down(identity)
             with trio.move_on_after(DRAIN_S):
