@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,8 @@ CALLS_PER_PUBLISH: Final = 256
 """After so many requests of one round the records so far are published, so that the readers work at the same time."""
 ROUNDS_PER_LOOK: Final = 64
 """A busy actor looks for messages of the supervisor once in so many rounds."""
+PUBLISH_WITHIN_S: Final = 0.003
+"""Records wait no longer than this (and the round that is running) for others to go out with them."""
 JOBS_PER_ROUND: Final = 16
 """Scheduled calls between two looks into the mailboxes."""
 SLOW_READER_S: Final = 5.0
@@ -128,8 +131,10 @@ class TransactionActor:
         self._control.words[words.ACTOR_STATE] = words.SERVING
         database.budget.start()
         self._look_at_channel()
-        rounds = 0
+        rounds, since = 0, 0.0
         while True:
+            if not database.out:
+                since = time.perf_counter()
             worked = False
             waiting = 0
             rounds += 1
@@ -151,7 +156,7 @@ class TransactionActor:
                 worked = True
             if self._procedures.run_posted():
                 worked = True
-            if worked and len(database.out) < CALLS_PER_PUBLISH:
+            if worked and len(database.out) < CALLS_PER_PUBLISH and time.perf_counter() - since < PUBLISH_WITHIN_S:
                 continue  # what came meanwhile goes out together with this
             if database.out or database.log.pending:
                 self.publish()
@@ -235,9 +240,8 @@ class TransactionActor:
     def _run_requests(self, reader: int, data: bytes) -> None:
         """Runs a mailbox's records in order."""
         database = self.database
-        clients, call, unpack = database.clients, database.call, mail.REQUEST_HEAD.unpack_from
-        if self._is_full:
-            call = self._refuse
+        clients, unpack = database.clients, mail.REQUEST_HEAD.unpack_from
+        call: Callable[[Caller, int, int, bytes], None] = self._refuse if self._is_full else database.call
         at, end, since_publish = 0, len(data), 0
         while at < end:
             length, kind, flags, detail, connection, request_id = unpack(data, at)
@@ -388,7 +392,6 @@ class TransactionActor:
                         self._channel.send(SlowReader(slot - 1))
                 deadline += SLOW_READER_S
         return end
-
 
     def _is_left_alone(self) -> bool:
         """Whether the supervisor is gone."""

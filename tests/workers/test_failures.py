@@ -16,6 +16,7 @@ from server_process import SAMPLES, RequestFailed, ServerProcess, descendants, k
 from session_client import Ended, SessionClient
 
 from spacetimedb.protocol import v2_client as v2
+from spacetimedb.protocol.frames import PING_OPCODE
 
 PATIENCE_S = 30.0
 BALANCE = 1_000_000
@@ -183,3 +184,72 @@ def test_delete_and_create_again_and_again(start_server: ServerFactory) -> None:
     assert (end.value.code, end.value.reason) == (1001, "module exited")
     assert len(pids(server, "transaction_actor")) == len(pids(server, "log_keeper")) == 0
     server.stop()
+
+
+BLOBS = b"""
+from spacetimedb import Module, Pk, ReducerContext, Row, u32
+
+m = Module()
+
+
+@m.table(public=True)
+class Blob(Row):
+    id: Pk[u32]
+    data: bytes
+
+
+@m.reducer
+def put(ctx: ReducerContext, id: u32, size: u32) -> None:
+    ctx.db[Blob].id.upsert(Blob(id=id, data=bytes([id]) * size))
+"""
+
+
+def test_a_reader_that_stands_still(start_server: ServerFactory) -> None:
+    server = start_server(readers=2)
+    server.publish(BLOBS, "bank")
+    clients: dict[int, SessionClient] = {}
+    # The system spreads connections over both readers; stop the one that has the first client.
+    first = connect(server, "compression=None&confirmed=false")
+    first.send(v2.subscribe(1, 1, ["SELECT * FROM blob"]))
+    assert isinstance(first.receive(), v2.SubscribeApplied)
+    stopped = _stop_the_reader_of(server, first)
+    eventually(lambda: _other_reader(server, clients))
+    other = clients[0]
+    # More than the ring holds: what a stopped reader has not passed must not be overwritten before it is dropped.
+    for number in range(1, 90):
+        other.send(v2.call_reducer(number, "put", struct.pack("<II", number % 200, 1 << 20)))
+        answer = other.receive(PATIENCE_S)
+        assert isinstance(answer, v2.ReducerResult)
+        assert isinstance(answer.outcome, v2.Ok)
+    assert wait_for_end([stopped], PATIENCE_S) == []
+    eventually(lambda: len(pids(server, "reader")) == 2)
+    again = connect(server)
+    again.send(v2.one_off_query(1, "SELECT * FROM blob WHERE id = 5"))
+    result = again.receive(PATIENCE_S)
+    assert isinstance(result, v2.OneOffQueryResult)
+    assert result.tables is not None
+    assert result.tables[0].rows.rows() == [struct.pack("<II", 5, 1 << 20) + bytes([5]) * (1 << 20)]
+    server.stop()
+
+
+def _stop_the_reader_of(server: ServerProcess, client: SessionClient) -> int:
+    for reader in pids(server, "reader"):
+        os.kill(reader, signal.SIGSTOP)
+        client.send_frame(b"?", PING_OPCODE)
+        try:
+            while not client.pongs:
+                client._frame(1.0)
+        except TimeoutError:
+            return reader
+        client.pongs.clear()
+        os.kill(reader, signal.SIGCONT)
+    raise AssertionError("no reader has the client")
+
+
+def _other_reader(server: ServerProcess, clients: dict[int, SessionClient]) -> bool:
+    """Connects to the reader that runs; the one that is stopped does not answer."""
+    try:
+        clients[0] = connect(server, "compression=None&confirmed=false")
+        return True
+    except TimeoutError:
+        return False
