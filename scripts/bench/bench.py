@@ -217,12 +217,43 @@ def show(console: Console, results: dict[str, Figures], machine: Figures) -> Non
     console.print(more)
 
 
+UNITS = {
+    "failed": "failed calls",
+    "tps_over_floor": "throughput over the echo floor",
+    "server_cpu_s_per_1000_tx": "server CPU s per 1000 calls",
+    "p50_over_limit": "p50 over (2 x fdatasync + 1.5 ms)",
+    "missing_rows": "missing rows",
+    "age_p99_ms": "age of an update, p99 ms",
+    "server_cpu_s_per_1000_messages": "server CPU s per 1000 messages",
+    "resident_mb": "memory of all processes, MB",
+    "cpu_percent": "CPU, %",
+    "mb_per_1000": "MB for 1000 connections",
+}
+
+
+def markdown(results: dict[str, Figures], machine: Figures) -> str:
+    """The table of the README."""
+    lines = [
+        f"{machine['cores']} cores ({machine['cpu']}), CPython {machine['python']}, Node {machine['node']}, "
+        f"fdatasync {machine['fdatasync_ms']} ms; `scripts/bench/run`:",
+        "",
+        "| Benchmark | Figure | Measured | Goal | Rust server |",
+        "|---|---|---|---|---|",
+    ]
+    for goal in GOALS:
+        if goal.benchmark in results:
+            value = results[goal.benchmark][goal.figure]
+            lines.append(f"| {goal.benchmark} | {UNITS[goal.figure]} | {value} | {goal.text()} | {goal.upstream} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--only", default="", help="benchmarks to run, with commas between them")
     parser.add_argument("--seconds", type=int, default=15, help="length of each measurement")
     parser.add_argument("--readers", type=int, help="reader processes of the server")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--markdown", action="store_true", help="print the README's table too")
     parser.add_argument("--data-dir", type=Path, help="where the server writes (default: a temporary folder)")
     options = parser.parse_args()
     console = Console(width=120 if not sys.stdout.isatty() else None)
@@ -251,6 +282,8 @@ def main() -> None:
         finally:
             server.stop()
     show(console, results, machine)
+    if options.markdown:
+        print(markdown(results, machine))
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
 
