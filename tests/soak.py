@@ -80,9 +80,9 @@ def draw_query(draw: random.Random) -> Query:
 class SoakClient:
     """One connection with its query sets."""
 
-    def __init__(self, url: str, seed: int, protocol: str) -> None:
+    def __init__(self, url: str, seed: int, protocol: str, database: str = "churn") -> None:
         self.draw = random.Random(seed)
-        self.client = SessionClient(url, "churn", [protocol], "compression=None&confirmed=false")
+        self.client = SessionClient(url, database, [protocol], "compression=None&confirmed=false")
         self.sets: dict[int, list[Query]] = {}
         self.bags: dict[int, Bag] = {}
         self.waiting: set[int] = set()
