@@ -207,10 +207,13 @@ class ReaderBackend:
 
     async def link(self, database: DatabaseInfo) -> DatabaseLink:
         """The database's link; waits for one that is being started. Raises BackendError."""
-        link = await self._reader.link_for(database.identity, START_S)
+        link = await self._reader.link_for(database.identity)
         if link is None:
             why = await self._ask("why_down", identity=bytes(database.identity))
-            raise BackendError(500, f"error starting database: {why or 'it is being recovered, try again'}")
+            if why is None:
+                link = await self._reader.link_for(database.identity, START_S)
+            if link is None:
+                raise BackendError(500, f"error starting database: {why or 'it is being recovered, try again'}")
         return link
 
     async def launch(self, database: DatabaseInfo) -> None:

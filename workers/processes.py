@@ -58,7 +58,7 @@ SUPERVISOR_READER: Final = 255
 
 
 class DatabaseFailed(Exception):
-    """The database could not be started or updated; the text is for whoever published it."""
+    """The database could not be started or updated; the text is for clients, too."""
 
 
 class Child:
@@ -248,7 +248,8 @@ class DatabaseProcesses:
             received = None
         message = received[0] if received else LogKeeperFailed("the log keeper ended while it started")
         if not isinstance(message, LogKeeperReady):
-            raise DatabaseFailed(message.text)
+            self._say(message.text)  # with paths, which are nothing for clients
+            raise DatabaseFailed("the commit log cannot be opened")
         try:
             await keeper.channel.send_async(LogAttachReader(SUPERVISOR_READER), *self._durable_bell.fds)
         except ChannelClosed:

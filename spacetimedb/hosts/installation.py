@@ -106,9 +106,12 @@ def recover(database: Database, log_directory: Path) -> None:
     try:
         state = recover_state(log_directory, snapshot_directory(log_directory))
     except (LogDamaged, ReplayError, OSError) as error:
-        raise InstallError(f"the commit log in {log_directory} cannot be read: {error}") from None
+        # Paths are for whoever runs the server, not for clients.
+        print(f"the commit log in {log_directory} cannot be read: {error}", file=sys.stderr)
+        raise InstallError("the commit log cannot be read") from None
     if not state.next_offset:
-        raise InstallError(f"the commit log in {log_directory} is empty")
+        print(f"the commit log in {log_directory} is empty", file=sys.stderr)
+        raise InstallError("the commit log is empty")
     for problem in state.problems:
         print(f"a snapshot cannot be used: {problem}", file=sys.stderr)
     if state.seconds > SLOW_RECOVERY_S:
