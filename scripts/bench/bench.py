@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -247,13 +248,35 @@ def markdown(results: dict[str, Figures], machine: Figures) -> str:
     return "\n".join(lines)
 
 
+def plain_figures(results: dict[str, Figures]) -> str:
+    """A sentence of figures that depend on the machine, for the README."""
+    transfer, sequential, crowd = (results[name] for name in ("transfer", "sequential", "fanout-500"))
+    text = (
+        f"In plain figures of the same run: {transfer['tps']:,} confirmed calls a second over 64 connections, p50 "
+        f"{transfer['p50_ms']:.0f} ms with 40 in flight on each; one call at a time answers in {sequential['p50_ms']:.2f} "
+        f"ms (p50), synced to disk; {crowd['rows_delivered_per_s']:,} rows a second delivered to 50 subscribers."
+    )
+    return textwrap.fill(text, 120)
+
+
+def write_readme(results: dict[str, Figures], machine: Figures) -> None:
+    """Replaces the table and the sentence in the README's section; the introduction before them stays."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+    head, _, rest = text.partition("## Measured\n")
+    introduction = rest.lstrip().split("\n\n")[0]
+    after = rest[rest.index("\n## ") :]
+    parts = [introduction, markdown(results, machine), plain_figures(results)]
+    path.write_text(head + "## Measured\n\n" + "\n\n".join(parts) + "\n" + after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--only", default="", help="benchmarks to run, with commas between them")
     parser.add_argument("--seconds", type=int, default=15, help="length of each measurement")
     parser.add_argument("--readers", type=int, help="reader processes of the server")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
-    parser.add_argument("--markdown", action="store_true", help="print the README's table too")
+    parser.add_argument("--readme", action="store_true", help="put the figures into the README (all benchmarks)")
     parser.add_argument("--data-dir", type=Path, help="where the server writes (default: a temporary folder)")
     options = parser.parse_args()
     console = Console(width=120 if not sys.stdout.isatty() else None)
@@ -282,8 +305,8 @@ def main() -> None:
         finally:
             server.stop()
     show(console, results, machine)
-    if options.markdown:
-        print(markdown(results, machine))
+    if options.readme:
+        write_readme(results, machine)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
 
