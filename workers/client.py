@@ -33,6 +33,8 @@ MAX_BACKLOG_MESSAGES: Final = 16384
 MAX_BACKLOG_BYTES: Final = 64 << 20
 MAX_UNANSWERED: Final = 16384
 """Requests of one client that wait for execution; then it is closed with 1013."""
+MAX_DEFERRED_BYTES: Final = 64 << 20
+"""The same in bytes, for those that cannot be handed to the actor yet; one message of any length may wait."""
 PING_EVERY_S: Final = 15.0
 IDLE_LIMIT_S: Final = 30.0
 SWEEP_S: Final = 5.0
@@ -68,6 +70,7 @@ class Client:
         "connection_id",
         "control",
         "deferred",
+        "deferred_bytes",
         "ended",
         "gathering",
         "held",
@@ -117,6 +120,8 @@ class Client:
         self.pending_calls = 0
         self.deferred: deque[Message] = deque()
         """Messages that wait for the answers of earlier calls, or for the connection to be accepted."""
+        self.deferred_bytes = 0
+        """Of the WebSocket messages since `deferred` was empty last."""
         self.waiting = False
         """The first deferred message waits for a table's refs."""
         self.messages: list[bytes] = []
@@ -229,7 +234,9 @@ class Lane:
             self.close(client, error.close_code, error.text)
             return
         client.link.receive(client, messages)
-        if client.pending_calls + len(client.deferred) > MAX_UNANSWERED:
+        client.deferred_bytes = client.deferred_bytes + len(payload) if client.deferred else 0
+        if client.pending_calls + len(client.deferred) > MAX_UNANSWERED or client.deferred_bytes > MAX_DEFERRED_BYTES:
+            client.deferred.clear()
             self.close(client, v2.TOO_MANY_REQUESTS_CLOSE, v2.TOO_MANY_REQUESTS)
 
     # -- sending

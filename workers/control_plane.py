@@ -74,8 +74,7 @@ class ControlPlane:
     # -- names
 
     async def do_sync(self) -> None:
-        """Sends the directory to every reader before the answer."""
-        await self._supervisor.tell_directory()
+        """The supervisor sends the directory to the reader that asks, before the answer."""
 
     async def do_claim_name(self, owner: bytes, name: str) -> bytes:
         """The identity behind a name, a new one if the name is unknown."""

@@ -168,6 +168,8 @@ class Supervisor:
     async def _serve(self, child: Child, request: Request) -> None:
         reply: Reply = await self.control.answer(request)
         try:
+            if request.method == "sync":
+                await child.channel.send_async(self.directory_message())
             await child.channel.send_async(reply)
         except ChannelClosed:
             pass
@@ -283,6 +285,7 @@ async def _data_directory(options: ServerOptions) -> AsyncIterator[Path]:
     except OSError as error:
         raise ServerError(f"cannot use the data directory {directory}: {error.strerror}") from None
     try:
+        # Nobody removes the file, so whoever locks it locks the same one.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.read(fd, 32).decode(errors="replace")
@@ -297,7 +300,7 @@ async def _data_directory(options: ServerOptions) -> AsyncIterator[Path]:
     try:
         yield directory
     finally:
-        pid_file.unlink(missing_ok=True)
+        os.ftruncate(fd, 0)
         os.close(fd)
 
 

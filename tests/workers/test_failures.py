@@ -70,6 +70,7 @@ def test_a_database_whose_log_cannot_be_made(start_server: ServerFactory) -> Non
         server.publish(SAMPLES / "bank.py", "second")
     assert failure.value.status == 500
     assert "commit log" in failure.value.text
+    assert "replicas" not in failure.value.text
     assert works(server)
     server.publish(SAMPLES / "bank.py", "third")
     server.call("third", "seed", 1, 1)
