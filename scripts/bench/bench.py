@@ -251,10 +251,11 @@ def markdown(results: dict[str, Figures], machine: Figures) -> str:
 def plain_figures(results: dict[str, Figures]) -> str:
     """A sentence of figures that depend on the machine, for the README."""
     transfer, sequential, crowd = (results[name] for name in ("transfer", "sequential", "fanout-500"))
+    rows = crowd["rows_delivered_per_s"]
     text = (
         f"In plain figures of the same run: {transfer['tps']:,} confirmed calls a second over 64 connections, p50 "
         f"{transfer['p50_ms']:.0f} ms with 40 in flight on each; one call at a time answers in "
-        f"{sequential['p50_ms']:.2f} ms (p50), synced to disk; {crowd['rows_delivered_per_s']:,} rows a second delivered to 50 subscribers."
+        f"{sequential['p50_ms']:.2f} ms (p50), synced to disk; {rows:,} rows a second delivered to 50 subscribers."
     )
     return textwrap.fill(text, 120)
 
