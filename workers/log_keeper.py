@@ -3,6 +3,9 @@
 Loop: take everything from the commit ring, write the log payloads, one fdatasync, publish the durable offset, ring the
 readers. While it syncs, the next batch gathers in the ring: the batch size follows the load. After a failed write or
 sync it raises the control block's `log_failed` word and exits; it never tries the same file again.
+
+If there is no room, it raises `log_full`, upon which the actor refuses calls, gives up its reserve for what is
+committed already, and otherwise waits and tries again. The word goes down when the reserve is held again.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from struct import Struct as Layout
 from typing import Final
 
 from spacetimedb.hosts.mail import LOG_LINES, LOG_LINES_HEAD, SPILLED, SPILLED_RECORD
-from spacetimedb.log.commit_log import CommitLogWriter, LogLocked
+from spacetimedb.log.commit_log import CommitLogWriter, LogLocked, NoRoom
+from spacetimedb.log.reserve import Reserve
 from spacetimedb.log.segments import LogDamaged
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
@@ -46,6 +50,8 @@ MAX_BATCH_BYTES: Final = 16 << 20
 BATCHES_PER_LOOK: Final = 64
 """A busy log keeper looks for messages of the supervisor once in so many batches."""
 
+FULL_RETRY_S: Final = 0.25
+"""Between two attempts to find room."""
 LOCK_S: Final = 10.0
 """How long it waits for the log keeper of a killed server, which still writes what it had taken."""
 LOCK_RETRY_S: Final = 0.02
@@ -97,9 +103,15 @@ class LogKeeper:
         self._lines: list[bytes] = []
         self._horizon = 0
         self._skip = 0
+        self._pending = False
+        """What was taken from the ring is not written yet, for want of room."""
+        self._next_look = 0.0
         self._log: CommitLogWriter | None = None
+        self._reserve: Reserve | None = None
         if setup.log_directory is not None:
             self._log = _open_log(Path(setup.log_directory))
+            self._reserve = Reserve(Path(setup.log_directory))
+            self._control.words[words.LOG_FULL] = 0 if self._reserve.take() else 1
             if self._log.next_offset:
                 # What the log holds is durable, whoever wrote it.
                 self._control.words[words.DURABLE] = self._log.next_offset
@@ -124,15 +136,21 @@ class LogKeeper:
                 if batches % BATCHES_PER_LOOK:
                     continue
                 ready = poller.poll(0)
+            elif self._pending and not stopping:
+                ready = poller.poll(FULL_RETRY_S * 1000)
             elif stopping:
+                if self._pending:
+                    print(f"no room in the log for the last {len(self._payloads)} transactions", file=sys.stderr)
                 self._channel.send(LogKeeperDone())
                 break
             elif self._ring.prepare_sleep():
-                ready = poller.poll()
+                ready = poller.poll(FULL_RETRY_S * 1000 if self._is_full else None)
                 self._ring.awake()
             else:
                 continue
             self._bell.clear()
+            if self._is_full:
+                self._look_for_room()
             if all(fd != channel_fd for fd, _event in ready):
                 continue
             messages = self._channel.poll()
@@ -154,8 +172,34 @@ class LogKeeper:
         if self._log is not None:
             self._log.close()
 
+    @property
+    def _is_full(self) -> bool:
+        return self._control.words[words.LOG_FULL] != 0
+
+    def _look_for_room(self) -> None:
+        """Lets calls in again when nothing waits and the reserve can be taken."""
+        assert self._reserve is not None
+        if self._pending or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + FULL_RETRY_S
+        if self._reserve.take():
+            self._control.words[words.LOG_FULL] = 0
+            self._actor_bell.ring()
+            print("the commit log has room again; calls are accepted", file=sys.stderr)
+
+    def _no_room(self, log: CommitLogWriter) -> None:
+        """The log took only a part."""
+        assert self._reserve is not None
+        if not self._is_full:
+            self._control.words[words.LOG_FULL] = 1
+            print(f"no room for the commit log in {log.directory}: calls are refused until there is", file=sys.stderr)
+        del self._payloads[: len(self._payloads) - (self._horizon - log.next_offset)]
+        self._pending = True
+
     def _drain(self) -> bool:
-        """One batch. False if the ring was empty."""
+        """One batch. False if the ring was empty, or if there is no room for the batch yet."""
+        if self._pending:
+            return self._write()
         data = self._ring.drain(MAX_BATCH_BYTES)
         if not data:
             return False
@@ -170,13 +214,24 @@ class LogKeeper:
             else:
                 self._take(data, at)
             at += length
+        return self._write()
+
+    def _write(self) -> bool:
+        """Writes what was taken from the ring and makes it durable. False if there is no room for all of it."""
+        log = self._log
         payloads, lines, horizon = self._payloads, self._lines, self._horizon
         if payloads and log is not None:
             if log.next_offset + len(payloads) != horizon:
                 self._control.words[words.LOG_FAILED] = 1
                 raise RuntimeError(f"{len(payloads)} transactions up to {horizon} do not follow {log.next_offset}")
             try:
-                log.append(payloads)
+                try:
+                    log.append(payloads)
+                except NoRoom:
+                    self._no_room(log)
+                    if self._reserve is None or not self._reserve.give_up():
+                        return False
+                    return self._write()
                 log.sync()
             except OSError:
                 self._control.words[words.LOG_FAILED] = 1
@@ -186,6 +241,7 @@ class LogKeeper:
             self._control.words[words.LOG_BYTES] += sum(map(len, payloads))
         if lines:
             self._module_log.write(b"".join(lines))
+        self._pending = False
         if self._ring.advance():
             self._actor_bell.ring()
         if horizon:

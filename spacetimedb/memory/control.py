@@ -26,6 +26,7 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     36    log_bytes              log keeper   bytes written to the log since start
     37    log_syncs              log keeper   fdatasync calls since start
     38    log_failed             log keeper   1: a write failed, nothing is accepted any more
+    39    log_full               log keeper   1: there is no room for the log, calls are refused until there is
     48    supervisor_heartbeat   supervisor
     49    supervisor_pid         supervisor
     50    shutdown               supervisor   1: finish what was accepted, then stop
@@ -63,6 +64,7 @@ LOG_PID: Final = 35
 LOG_BYTES: Final = 36
 LOG_SYNCS: Final = 37
 LOG_FAILED: Final = 38
+LOG_FULL: Final = 39
 SUPERVISOR_HEARTBEAT: Final = 48
 SUPERVISOR_PID: Final = 49
 SHUTDOWN: Final = 50
@@ -107,6 +109,7 @@ WORD_NAMES: Final = {
     "log_bytes": LOG_BYTES,
     "log_syncs": LOG_SYNCS,
     "log_failed": LOG_FAILED,
+    "log_full": LOG_FULL,
     "supervisor_heartbeat": SUPERVISOR_HEARTBEAT,
     "supervisor_pid": SUPERVISOR_PID,
     "shutdown": SHUTDOWN,
