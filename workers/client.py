@@ -217,6 +217,8 @@ class Lane:
                 if opcode == frames.CLOSE:
                     client.state = max(client.state, CLOSING)
                     client.link.leave(client)
+                elif client.state > OPEN:
+                    continue  # no Pong after a Close
                 client.control(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
         if violation is not None:
             if violation.close_code is None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 from trio_websocket import ConnectionClosed, wrap_server_stream
+from wsproto.utilities import LocalProtocolError
 
 from spacetimedb.http.upgrade import Upgrade
 from spacetimedb.workers.client import CLOSING, GONE, Client, Lane
@@ -78,6 +79,15 @@ async def serve_websocket(
     stream: trio.SocketStream, lane: Lane, link: DatabaseLink, upgrade: Upgrade, key: str, rest: bytes
 ) -> None:
     """Performs the handshake and keeps the connection until it ends. `rest`: bytes that came behind the request."""
+    try:
+        await _serve(stream, lane, link, upgrade, key, rest)
+    except* LocalProtocolError:
+        pass  # trio-websocket came to a Ping when the Close was out already
+
+
+async def _serve(
+    stream: trio.SocketStream, lane: Lane, link: DatabaseLink, upgrade: Upgrade, key: str, rest: bytes
+) -> None:
     head = (
         "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\n"
