@@ -34,7 +34,7 @@ from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown,
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane, Message
-from spacetimedb.workers.large_answers import answer_later, build_index, enter_rows
+from spacetimedb.workers.large_answers import answer_later, build_indexes, enter_rows
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
@@ -107,10 +107,10 @@ class DatabaseLink:
         """By table id, kept current."""
         self._asked: dict[int, list[Callable[[], None]]] = {}
         """Tables whose refs the actor was asked for, with what to do then."""
-        self.building: dict[tuple[int, int], list[Callable[[], None]]] = {}
-        """Indexes that are being built, by table id and column, with what to do then."""
+        self.building: dict[int, list[Callable[[], None]]] = {}
+        """Tables of which indexes are being built, with what to do then."""
         self.built: dict[int, int] = {}
-        """Table id to the number of indexes that were built and are kept for a while though nobody subscribes."""
+        """Table id to how often indexes were built that are kept for a while though nobody subscribes."""
         self._used: dict[int, float] = {}
         """When a table's rows were asked for last, by table id."""
         self.subscriptions = Subscriptions(self)
@@ -333,10 +333,10 @@ class DatabaseLink:
 
     def _have_indexes(self, client: Client, queries: list[Query]) -> bool:
         """Whether there is an index of every column of a large table that the queries need one of; as `have_tables`."""
-        missing = self.subscriptions.missing_index(queries)
+        missing = self.subscriptions.missing_indexes(queries)
         if missing is not None:
             client.waiting = True
-            build_index(self, *missing, lambda: self.run_deferred(client))
+            build_indexes(self, *missing, lambda: self.run_deferred(client))
         return missing is None
 
     def one_off(self, client: Client, text: str) -> tuple[OneOff, bytes] | None:
@@ -421,7 +421,7 @@ class DatabaseLink:
         if self.built and not self.building and not self._asked:
             for table_id in [t for t in self.built if now - self._used.get(t, 0.0) > KEEP_S]:
                 for _ in range(self.built.pop(table_id)):
-                    self.subscriptions.end_index(table_id)
+                    self.subscriptions.end_indexes(table_id)
         for table_id in self.known_rows.keys() - self.subscriptions.tables.keys():
             # Views go at once, tables are often asked for again.
             is_kept = table_id in self.catalog.stored_tables and now - self._used.get(table_id, 0.0) <= KEEP_S

@@ -127,23 +127,24 @@ def enter_rows(link: DatabaseLink, table_id: int, then: Callable[[], None]) -> N
     link.lane.slices.add(job)
 
 
-def build_index(link: DatabaseLink, table: TableRef, column: int, then: Callable[[], None]) -> None:
-    """Builds an index of a large table, then calls. It stays for as long as somebody waits for another."""
+def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], then: Callable[[], None]) -> None:
+    """Builds indexes of a large table, then calls. They stay for as long as somebody waits for others."""
     table_id = table.table_id
-    waiting = link.building.get((table_id, column))
+    waiting = link.building.get(table_id)
     if waiting is not None:
+        # Whoever goes on then and lacks others asks again.
         waiting.append(then)
         return
-    link.building[table_id, column] = [then]
+    link.building[table_id] = [then]
     snapshot = link.known_rows[table_id].snapshot(keeps=False)
-    index = link.subscriptions.begin_index(table, column, snapshot)
+    filling = link.subscriptions.begin_indexes(table, columns, snapshot)
 
     def job() -> bool:
-        if not link.down and index.add_some():
+        if not link.down and filling.step():
             return True
         snapshot.close()
         link.built[table_id] = link.built.get(table_id, 0) + 1
-        for go_on in link.building.pop((table_id, column)):
+        for go_on in link.building.pop(table_id):
             go_on()
         link.forget_unused_tables()
         link.flush()

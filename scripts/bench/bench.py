@@ -65,6 +65,16 @@ GOALS = [
     Goal("fanout", "server_cpu_s_per_1000_messages", 0.015, "0.021"),
     Goal("fanout-500", "missing_rows", 0, "0"),
     Goal("fanout-500", "server_cpu_s_per_1000_messages", 0.064, "0.064"),
+    Goal("large-table", "rows_per_cpu_s", 4_000_000, "5-14 million", at_least=True),
+    Goal("large-table", "populate_s", 2.0, "0.7"),
+    Goal("large-table", "call_p99_ms", 50, "-"),
+    Goal("large-table", "missing_rows", 0, "0"),
+    Goal("points", "many_over_few", 1.3, "1.8"),
+    Goal("points", "missing", 0, "0"),
+    Goal("shared", "cpu_us_per_message", 12, "-"),
+    Goal("shared", "missing", 0, "0"),
+    Goal("chunks", "first_result_p50_ms", 20, "-"),
+    Goal("chunks", "missing", 0, "0"),
     Goal("idle", "resident_mb", 160, "-"),
     Goal("idle", "cpu_percent", 1.0, "-"),
     Goal("connections", "mb_per_1000", 60, "182"),
@@ -111,6 +121,8 @@ def resident_kb(pid: int) -> int:
 SHOWN = (
     *("tps", "p50_ms", "p99_ms", "echo_floor_rps", "rows_delivered_per_s", "messages_delivered_per_s", "skipped"),
     *("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error"),
+    *("subscribe_p50_ms", "subscribe_max_ms", "call_p50_ms", "calls_meanwhile", "few_cpu_us", "many_cpu_us"),
+    *("clients", "messages", "cold_ms", "first_result_p99_ms", "move_p50_ms"),
 )
 
 
@@ -152,6 +164,27 @@ class Bench:
     def fanout_500(self) -> Figures:
         return self._fanout(subscribers=50, moved=500, rate=20)
 
+    def large_table(self) -> Figures:
+        """First subscriptions to 1,000,000 rows of 24 bytes."""
+        figures = node("large_table.mjs", url=self.server.ws_url, db="rows", server_pid=self.server.pid)
+        return _flat(figures, "subscribe", "call")
+
+    def points(self) -> Figures:
+        """10,000 subscriptions to a value each, against 100."""
+        figures = _flat(node("subscriptions.mjs", **self._common("rows"), mode="points"), "few", "many")
+        return figures | {
+            "missing": sum(max(0, figures[f"{n}_calls"] - figures[f"{n}_updates"]) for n in ("few", "many"))
+        }
+
+    def shared(self) -> Figures:
+        """1,000 clients with the same query."""
+        return node("subscriptions.mjs", **self._common("rows"), mode="shared")
+
+    def chunks(self) -> Figures:
+        """Semijoins of 1,200 rows out of 1,200,000, once the indexes are there (`cold_ms`: the one that builds them)."""
+        figures = _flat(node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move")
+        return figures | {"missing": figures["wanted_updates"] - figures["updates"]}
+
     def connections(self) -> Figures:
         """Memory of 1,000 open connections that subscribe to nothing."""
         before = resident_kb(self.server.pid)
@@ -179,6 +212,11 @@ class Bench:
 
     def _common(self, database: str) -> dict[str, Any]:
         return {"url": self.server.ws_url, "db": database, "server_pid": self.server.pid, "seconds": self.seconds}
+
+
+def _flat(figures: Figures, *names: str) -> Figures:
+    """Figures with those of these groups beside the others."""
+    return figures | {f"{name}_{key}": value for name in names for key, value in figures[name].items()}
 
 
 def environment(bench: Bench) -> Figures:
@@ -291,6 +329,10 @@ def main() -> None:
                 "connections": bench.connections,
                 "fanout": bench.fanout,
                 "fanout-500": bench.fanout_500,
+                "large-table": bench.large_table,
+                "points": bench.points,
+                "shared": bench.shared,
+                "chunks": bench.chunks,
                 "transfer": bench.transfer,
                 "transfer-skewed": bench.transfer_skewed,
                 "sequential": bench.sequential,
@@ -300,6 +342,8 @@ def main() -> None:
             for name in chosen:
                 if name in ("transfer", "transfer-skewed", "sequential"):
                     server.publish(SAMPLES / "bank.py", "bank")
+                if name in ("large-table", "points", "shared", "chunks"):
+                    server.publish(SAMPLES / "rows.py", "rows")
                 console.print(f"running {name} ...", style="dim")
                 results[name] = steps[name]()
             machine = environment(bench)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
 from typing import Final
 
 from msgspec import Struct
@@ -44,7 +43,7 @@ class TableStatistics:
         entry = self._tables.get(table.table_id)
         if len(columns) == 1 and entry is not None:
             index = entry.indexes.get(columns[0])
-            if index is not None and index.is_complete:
+            if index is not None and index.filling is None:
                 return len(index)
         rows = self._source.rows(table.table_id)
         keys = [key_functions(table.layout, column)[1](rows) for column in columns]

@@ -1,7 +1,7 @@
 """The rows of new subscriptions to large tables, gathered a piece at a time while commits go on.
 
 A large table is read through a *snapshot*: the rows of one moment, in batches, whatever happens to the table meanwhile.
-`LargeRows` makes the answer of one fragment of it, `RowIndex.add_some` an index.
+`LargeRows` makes the answer of one fragment of it, `IndexFilling` indexes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from spacetimedb.sql.catalog import TableRef
 from spacetimedb.sql.execute import RowSource
 from spacetimedb.sql.predicate import Select
+from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.subscriptions.changed_table import ChangedTable
 from spacetimedb.subscriptions.query import Query, SingleFragment, pick_equality
 from spacetimedb.subscriptions.wire import row_list_head
@@ -139,7 +140,7 @@ class LargeTables:
                 entry = self._tables[fragment.plan.table.table_id]
                 column = fragment.equality[0]
                 index = entry.indexes.get(column)
-                if index is not None and index.is_complete:
+                if index is not None and index.filling is None:
                     return False
                 entry.scans[column] = entry.scans.get(column, 0) + 1
         return True
@@ -147,24 +148,29 @@ class LargeTables:
     def _is_large(self, table: TableRef) -> bool:
         return not table.is_event and self._source.row_count(table.table_id) >= LARGE_TABLE
 
-    def missing_index(self, queries: Iterable[Query]) -> tuple[TableRef, int] | None:
-        """See `Subscriptions.missing_index`. The first search of a table for a value goes without an index."""
+    def missing_indexes(self, queries: Iterable[Query]) -> tuple[TableRef, list[int]] | None:
+        """See `Subscriptions.missing_indexes`. The first search of a table for a value goes without an index."""
+        missing: dict[int, tuple[TableRef, list[int]]] = {}
         for query in queries:
             for plan in query.plans:
                 for number, relvar in enumerate(plan.relvars):
                     table = relvar.table
-                    if not self._is_large(table):
-                        continue
-                    entry = self._tables.get(table.table_id)
-                    found = pick_equality(plan, number)
-                    columns = []
-                    if found is not None and (not plan.is_single or (entry is not None and entry.scans.get(found[0]))):
-                        columns.append(found[0])
-                    for on in plan.joins:
-                        assert on is not None
-                        columns += [side.column for side in (on.earlier, on.joined) if side.relvar == number]
-                    for column in columns:
-                        index = None if entry is None else entry.indexes.get(column)
-                        if index is None or not index.is_complete:
-                            return table, column
-        return None
+                    if self._is_large(table):
+                        entry = self._tables.get(table.table_id)
+                        columns = missing.setdefault(table.table_id, (table, []))[1]
+                        for column in self._wanted(plan, number, entry):
+                            index = None if entry is None else entry.indexes.get(column)
+                            if column not in columns and (index is None or index.filling is not None):
+                                columns.append(column)
+        return next((found for found in missing.values() if found[1]), None)
+
+    def _wanted(self, plan: SelectPlan, number: int, entry: ChangedTable | None) -> list[int]:
+        """Columns of one table of a plan of which indexes are wanted."""
+        found = pick_equality(plan, number)
+        columns = []
+        if found is not None and (not plan.is_single or (entry is not None and entry.scans.get(found[0]))):
+            columns.append(found[0])
+        for on in plan.joins:
+            assert on is not None
+            columns += [side.column for side in (on.earlier, on.joined) if side.relvar == number]
+        return columns

@@ -41,7 +41,7 @@ from spacetimedb.subscriptions.query import (
     SingleFragment,
     make_fragment,
 )
-from spacetimedb.subscriptions.row_index import RowIndex
+from spacetimedb.subscriptions.row_index import IndexFilling, RowIndex
 from spacetimedb.subscriptions.updates import Affected, Update, update_groups
 from spacetimedb.subscriptions.wire import (
     NO_ROWS,
@@ -243,23 +243,25 @@ class Subscriptions:
         """The rows with this index key, if there is an index of the column; None if not."""
         entry = self.tables.get(table_id)
         index = None if entry is None else entry.indexes.get(column)
-        return None if index is None or not index.is_complete else index.find(key)
+        return None if index is None or index.filling is not None else index.find(key)
 
-    def missing_index(self, queries: Iterable[Query]) -> tuple[TableRef, int] | None:
-        """A column of a large table that the queries need an index of which has to be built first, if there is any."""
-        return self._large.missing_index(queries)
+    def missing_indexes(self, queries: Iterable[Query]) -> tuple[TableRef, list[int]] | None:
+        """A large table and the columns of which it needs indexes for the queries, if there is any such."""
+        return self._large.missing_indexes(queries)
 
-    def begin_index(self, table: TableRef, column: int, snapshot: Snapshot) -> RowIndex:
-        """An index to be filled with `add_some`; until `end_index` it stays. It follows the commits from now on."""
+    def begin_indexes(self, table: TableRef, columns: Iterable[int], snapshot: Snapshot) -> IndexFilling:
+        """Starts indexes for a filling to complete; they follow the commits from now on, until `end_indexes`."""
         entry = self._entry(table)
         entry.uses += 1
-        index = entry.indexes[column] = RowIndex(table.layout, column, ())
-        index.fill(snapshot.batches())
-        index.uses += 1
-        return index
+        indexes = []
+        for column in columns:
+            index = entry.indexes[column] = RowIndex(table.layout, column, ())
+            index.uses += 1
+            indexes.append(index)
+        return IndexFilling(indexes, snapshot.batches())
 
-    def end_index(self, table_id: int) -> None:
-        """The index is filled, and stays as long as the table has subscribers."""
+    def end_indexes(self, table_id: int) -> None:
+        """Undoes `begin_indexes`: the indexes go with the last subscriber of the table."""
         self._release(table_id)
 
     def _register(self, client: int, query_set_id: int, queries: Sequence[Query]) -> Sequence[Query]:

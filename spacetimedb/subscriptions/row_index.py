@@ -1,7 +1,7 @@
 """Indexes that a reader keeps over the rows of a table, by the key of one column (keys: see ``sql.literals``).
 
 Rows are kept as bytes: one row alone as itself, several under one key as the keys of a dict (a table has no row twice).
-They follow the commits: ``change`` with the rows of a commit brings an index from the state before it to that after it.
+Indexes follow the commits: ``change`` with the rows of a commit brings one from the state before it to that after it.
 """
 
 from __future__ import annotations
@@ -15,38 +15,34 @@ from spacetimedb.sql.predicate import key_functions
 class RowIndex:
     """Rows by key of one column. Look-up and change of a row are O(1)."""
 
-    __slots__ = ("_batches", "_rows", "key", "keys", "uses")
+    __slots__ = ("_is_unique", "_rows", "filling", "key", "keys", "uses")
 
     def __init__(self, layout: RowLayout, column: int, rows: Iterable[bytes]) -> None:
         self.key, self.keys = key_functions(layout, column)
         self._rows: dict[bytes, bytes | dict[bytes, None]] = {}
+        self._is_unique = True
+        """No key had several rows when rows were added in bulk."""
         self.uses = 0
         """Number of joins that need it."""
-        self._batches: Iterator[Sequence[bytes]] | None = None
-        self._add(list(rows))
+        self.filling: IndexFilling | None = None
+        """Set while rows are missing. Asking adds them all at once."""
+        self.add_many(list(rows))
 
-    def fill(self, batches: Iterator[Sequence[bytes]]) -> None:
-        """Takes the rows that it does not have yet from here, with ``add_some`` or when it is first asked."""
-        self._batches = batches
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether it has all rows."""
-        return self._batches is None
-
-    def add_some(self) -> bool:
-        """Adds some of the rows that are still missing. False: it is complete."""
-        batch = None if self._batches is None else next(self._batches, None)
-        if batch is None:
-            self._batches = None
-            return False
-        self._add(batch)
-        return True
+    def add_many(self, rows: Sequence[bytes]) -> None:
+        """Adds rows of the state that the index shows."""
+        if self._is_unique:
+            index = self._rows
+            new = dict(zip(self.keys(rows), rows, strict=True))
+            if len(new) == len(rows) and index.keys().isdisjoint(new):
+                index.update(new)
+                return
+            self._is_unique = False
+        self._add(rows)
 
     def find(self, key: bytes) -> Collection[bytes]:
         """The rows with this key."""
-        if self._batches is not None:
-            while self.add_some():
+        if self.filling is not None:
+            while self.filling.step():
                 pass
         found = self._rows.get(key)
         if found is None:
@@ -80,3 +76,23 @@ class RowIndex:
     def __len__(self) -> int:
         """Number of keys."""
         return len(self._rows)
+
+
+class IndexFilling:
+    """New indexes of one table that get their rows a piece at a time; meanwhile they follow the commits."""
+
+    def __init__(self, indexes: Sequence[RowIndex], batches: Iterator[Sequence[bytes]]) -> None:
+        self._indexes = indexes
+        self._batches = batches
+        for index in indexes:
+            index.filling = self
+
+    def step(self) -> bool:
+        """Adds some rows. False: the indexes are complete."""
+        batch = next(self._batches, None)
+        for index in self._indexes:
+            if batch is None:
+                index.filling = None
+            else:
+                index.add_many(batch)
+        return batch is not None
