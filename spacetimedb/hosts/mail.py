@@ -37,7 +37,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     16  u64  horizon: everything up to this number of logged transactions had happened
     24  i64  timestamp of the call, microseconds
     32  u32  length of the body
-    36  u32  duration in microseconds
+    36  u32  duration in microseconds, MAX_DURATION_US if it was longer
     40       body: a text (UTF-8), the BSATN of a result, or three u64 row counts (inserted, deleted, updated)
 
     refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block with the u64
@@ -103,6 +103,8 @@ CLOSE_CLIENTS_RECORD: Final = Layout("<IB3x").pack(8, CLOSE_CLIENTS)
 ROW_COUNTS: Final = Layout("<QQQ")
 PADDING: Final = [b"\0" * n for n in range(8)]
 _LENGTH: Final = Layout("<I")
+MAX_DURATION_US: Final = 0xFFFFFFFF
+"""Longest duration that a record tells (71 minutes); a procedure may take longer."""
 
 
 class Outcome(IntEnum):
@@ -182,7 +184,7 @@ def answer(
         horizon,
         timestamp_us,
         len(body),
-        duration_us,
+        min(duration_us, MAX_DURATION_US),
     )
     return head + body + PADDING[padding]
 
