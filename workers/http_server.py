@@ -73,10 +73,16 @@ async def _serve(reader: Reader, stream: trio.SocketStream) -> None:
         with _Body(body_limit(head_path(head))) as body:
             if not await _read_body(connection, stream, body):
                 return
-            if body.is_refused:
-                answer: Response | Upgrade = text_response(503, NO_ROOM)
-            else:
-                answer = await reader.api.handle(request_of(head, body.take()))
+            reader.requests_running += 1
+            try:
+                if body.is_refused:
+                    answer: Response | Upgrade = text_response(503, NO_ROOM)
+                else:
+                    answer = await reader.api.handle(request_of(head, body.take()))
+                if isinstance(answer, Response) and isinstance(answer.body, bytes):
+                    await _send(connection, stream, answer, head.method == b"HEAD")
+            finally:
+                reader.requests_running -= 1
         if isinstance(answer, Upgrade):
             rest = connection.trailing_data[0]
             link = await reader.link_for(answer.database.identity)
@@ -84,7 +90,8 @@ async def _serve(reader: Reader, stream: trio.SocketStream) -> None:
                 key = next(value.decode("latin-1") for name, value in head.headers if name == b"sec-websocket-key")
                 await serve_websocket(stream, reader.lane, link, answer, key, rest)
             return
-        await _send(connection, stream, answer, head.method == b"HEAD")
+        if not isinstance(answer.body, bytes):
+            await _send(connection, stream, answer, head.method == b"HEAD")
         if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
             return
         connection.start_next_cycle()

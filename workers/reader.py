@@ -47,7 +47,7 @@ from spacetimedb.workers.messages import (
 )
 
 DRAIN_S: Final = 1.0
-"""After a Stop, how long clients may take to close."""
+"""After a Stop, how long clients may take to close, and requests to be answered."""
 ACCEPT_RETRY_S: Final = 0.05
 RESERVED_DESCRIPTORS: Final = 256
 """Left for databases and files; all others may be connections, and who comes then waits in the system's queue."""
@@ -66,6 +66,7 @@ class Reader:
         self.changed = trio.Event()
         """Set, and replaced, when a database comes up or the directory changes."""
         self.http_connections = 0
+        self.requests_running = 0
         self._channel = channel
         self._socket = trio.socket.from_stdlib_socket(socket.socket(fileno=fds[0]))
         self._bell = Doorbell.attach(*fds[1 : 1 + BELL_FDS])
@@ -217,7 +218,7 @@ class Reader:
             for identity in list(self.links):
                 self._database_down(identity)
             with trio.move_on_after(DRAIN_S):
-                while self.lane.clients:
+                while self.lane.clients or self.requests_running:
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
 

@@ -51,6 +51,8 @@ from spacetimedb.workers.messages import (
 
 CALLS_PER_PUBLISH: Final = 256
 """After so many requests of one round the records so far are published, so that the readers work at the same time."""
+NEW_OBJECTS: Final = 10_000
+"""Objects that are not freed by themselves, from which on cycles are looked for."""
 ROUNDS_PER_LOOK: Final = 64
 """A busy actor looks for messages of the supervisor once in so many rounds."""
 PUBLISH_WITHIN_S: Final = 0.003
@@ -140,6 +142,7 @@ class TransactionActor:
             rounds += 1
             if not rounds % ROUNDS_PER_LOOK:
                 self._look_at_channel()
+                collect_cycles()
             for reader, mailbox in self._mailboxes.items():
                 data = mailbox.drain()
                 if data:
@@ -169,6 +172,7 @@ class TransactionActor:
 
     def _sleep(self) -> None:
         database = self.database
+        collect_cycles()
         # Waiting for room in the ring may have cleared the bell that a procedure rang.
         if not self._procedures.posted and all(mailbox.prepare_sleep() for mailbox in self._mailboxes.values()):
             due = database.next_due_us()
@@ -401,11 +405,17 @@ class TransactionActor:
 
 
 def collect_garbage() -> None:
-    """What a program needed to load, and what is left of the one before. It is not collected by itself: calls make no
-    cycles that would have to be found, and looking for them takes time."""
+    """What a program needed to load, and what is left of the one before. What is there then is not looked at again."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+def collect_cycles() -> None:
+    """Module code may make cycles. They are looked for among what is new, between two transactions: automatic
+    collection would look at all rows again and again."""
+    if gc.get_count()[0] > NEW_OBJECTS:
+        gc.collect(0)
 
 
 def main() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import ServerFactory
@@ -230,6 +232,37 @@ def test_a_reader_that_stands_still(start_server: ServerFactory) -> None:
     assert isinstance(result, v2.OneOffQueryResult)
     assert result.tables is not None
     assert result.tables[0].rows.rows() == [struct.pack("<II", 5, 1 << 20) + bytes([5]) * (1 << 20)]
+    server.stop()
+
+
+CYCLES = b"""
+from spacetimedb import Module, ReducerContext
+
+m = Module()
+
+
+@m.reducer
+def cycle(ctx: ReducerContext) -> None:
+    a = [bytes(2000)]
+    a.append(a)
+"""
+
+
+def test_cycles_of_module_code_are_freed(start_server: ServerFactory) -> None:
+    server = start_server(readers=1)
+    server.publish(CYCLES, "bank")
+    (actor,) = pids(server, "transaction_actor")
+    client = connect(server, "compression=None&confirmed=false")
+
+    def resident_mb() -> float:
+        return int(Path(f"/proc/{actor}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    before = resident_mb()
+    for _ in range(6):
+        client.send(b"".join(v2.call_reducer(n, "cycle", b"") for n in range(5000)))
+        for _ in range(5000):
+            client.receive()
+    assert resident_mb() - before < 50  # 66 MB of cycles were made
     server.stop()
 
 

@@ -31,7 +31,7 @@ class Api:
 
 
 def reader(api: Api) -> Any:
-    return SimpleNamespace(api=api, http_connections=0)
+    return SimpleNamespace(api=api, http_connections=0, requests_running=0)
 
 
 async def read(stream: Any, until: bytes) -> bytes:
