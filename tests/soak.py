@@ -122,14 +122,19 @@ class SoakClient:
         """The changes of one transaction: all together must leave no count below 0."""
         for update in sets:
             bag = self.bags[update.query_set_id]
+            gone: set[tuple[str, bytes]] = set()
             for table in update.tables:
                 for rows in table.rows:
                     assert isinstance(rows, v2.PersistentRows)
                     bag.update((table.table, row) for row in rows.inserts.rows())
-                    bag.subtract((table.table, row) for row in rows.deletes.rows())
-            for key, count in [item for item in bag.items() if item[1] <= 0]:
-                assert count == 0, f"{key} was deleted more often than it was there"
-                del bag[key]
+                    deleted = [(table.table, row) for row in rows.deletes.rows()]
+                    bag.subtract(deleted)
+                    gone.update(deleted)
+            for key in gone:
+                count = bag[key]
+                assert count >= 0, f"{key} was deleted more often than it was there"
+                if not count:
+                    del bag[key]
 
     def step(self) -> None:
         """Subscribes or unsubscribes, then takes what comes for a moment."""

@@ -40,6 +40,7 @@ from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.handlers import run_handler
+from spacetimedb.workers.large_answers import gathered, indexes_built
 from spacetimedb.workers.metrics import metrics_text
 from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
@@ -343,11 +344,17 @@ class ReaderBackend:
         try:
             if plan.reads_views:
                 plan = await plan_over_views(link, text, caller.identity, is_owner, user)
-            await link.with_tables(plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR))
+            tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR)
+            await link.with_tables(tables)
             if not is_owner:
                 check_plan(link, plan)
+            missing = link.subscriptions.missing_search_index(plan)
+            if missing is not None and explained is None:
+                await indexes_built(link, *missing)
+                await link.with_tables(tables)
+            horizon = link.position_horizon
             if explained is None:
-                result = execute_select(plan, link)
+                result = execute_select(plan, await gathered(link, plan))
             else:
                 result = SelectResult(EXPLAIN_COLUMNS, link.subscriptions.explain(plan, explained, is_owner))
         except DatabaseGone:
@@ -357,7 +364,6 @@ class ReaderBackend:
         finally:
             link.views.done(user)
             link.forget_unused_tables()
-        horizon = link.position_horizon
         row_type = Product(tuple(ProductElement(c.name, c.algebraic_type) for c in result.columns))
         to_json = row_to_json(row_type)
         texts: list[str] = []

@@ -348,6 +348,11 @@ class DatabaseLink:
             return None
         if not client.is_owner:
             check_plan(self, query.plan)
+        missing = self.subscriptions.missing_search_index(query.plan)
+        if missing is not None:
+            client.waiting = True
+            build_indexes(self, *missing, lambda: self.run_deferred(client))
+            return None
         rows = self.subscriptions.one_off_rows(query)
         self.forget_unused_tables()
         return query, rows

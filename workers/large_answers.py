@@ -15,7 +15,10 @@ import trio
 
 from spacetimedb.protocol import v2
 from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, server_frame
-from spacetimedb.subscriptions.large_rows import LargeRows
+from spacetimedb.sql.execute import RowSource
+from spacetimedb.sql.select_plan import SelectPlan
+from spacetimedb.subscriptions.large_rows import LARGE_TABLE, LargeRows
+from spacetimedb.workers.waiter import DatabaseGone
 
 if TYPE_CHECKING:
     from spacetimedb.sql.catalog import TableRef
@@ -151,3 +154,57 @@ def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], t
         return False
 
     link.lane.slices.add(job)
+
+
+async def indexes_built(link: DatabaseLink, table: TableRef, columns: Sequence[int]) -> None:
+    """Builds indexes of a large table."""
+    done = trio.Event()
+    build_indexes(link, table, columns, done.set)
+    await done.wait()
+
+
+async def gathered(link: DatabaseLink, plan: SelectPlan) -> RowSource:
+    """What to run a plan on: where it looks at all rows of one large table, those that matter have been picked before.
+
+    The rows are those of the moment of the call. Other tasks have their turns meanwhile.
+    """
+    table_id = plan.relvars[0].table.table_id
+    is_scan = plan.is_single and not plan.others and plan.filter is not None and not plan.relvars[0].table.is_event
+    if (
+        not is_scan
+        or link.row_count(table_id) < LARGE_TABLE
+        or any(link.find(table_id, column, value.key) is not None for column, value in plan.equalities().items())
+    ):
+        return link
+    rows: list[bytes] = []
+    snapshot = link.snapshot(table_id)
+    try:
+        until = perf_counter() + SLICE_S
+        for batch in snapshot.batches():
+            rows += plan.select(batch)
+            if perf_counter() > until:
+                await trio.lowlevel.checkpoint()
+                if link.down:
+                    raise DatabaseGone
+                until = perf_counter() + SLICE_S
+    finally:
+        snapshot.close()
+    return _Picked(rows)
+
+
+class _Picked:
+    """The rows of one table that a plan picks."""
+
+    def __init__(self, rows: list[bytes]) -> None:
+        self._rows = rows
+
+    def rows(self, table_id: int) -> list[bytes]:
+        """All of them."""
+        return self._rows
+
+    def row_count(self, table_id: int) -> int:
+        """How many there are."""
+        return len(self._rows)
+
+    def find(self, table_id: int, column: int, key: bytes) -> None:
+        """There are no indexes to look into."""

@@ -181,7 +181,7 @@ class Bench:
         return node("subscriptions.mjs", **self._common("rows"), mode="shared")
 
     def chunks(self) -> Figures:
-        """Semijoins of 1,200 rows out of 1,200,000, once the indexes are there (`cold_ms`: the one that builds them)."""
+        """Semijoins of 1,200 rows out of 1,200,000; `cold_ms` is for the first, which builds the indexes."""
         figures = _flat(node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move")
         return figures | {"missing": figures["wanted_updates"] - figures["updates"]}
 

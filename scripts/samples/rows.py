@@ -25,7 +25,7 @@ class Places(Row):
 
 @m.reducer
 def populate(ctx: ReducerContext, first: u32, count: u32, owners: u32) -> None:
-    """Inserts things `first`.. with owners 0, 1, .. `owners` - 1 in turn; those there before are deleted if first is 0."""
+    """Inserts `count` things with owners below `owners`; those there before are deleted if `first` is 0."""
     things = ctx.db[Things]
     if not first:
         things.clear()
@@ -35,7 +35,7 @@ def populate(ctx: ReducerContext, first: u32, count: u32, owners: u32) -> None:
 
 @m.reducer
 def place(ctx: ReducerContext, first: u32, count: u32, per_chunk: u32) -> None:
-    """Inserts places `first`.. in chunks of `per_chunk`; those there before are deleted if first is 0."""
+    """Inserts `count` places in chunks of `per_chunk`; those there before are deleted if `first` is 0."""
     places = ctx.db[Places]
     if not first:
         places.clear()

@@ -20,6 +20,9 @@ from spacetimedb.subscriptions.wire import row_list_head
 
 LARGE_TABLE: Final = 32_768
 """Rows from which on a table is read in pieces."""
+SEARCHES_BEFORE_INDEX: Final = 2
+"""Searches of a large table by a column that go without an index of it."""
+REMEMBERED_SEARCHES: Final = 1024
 ROWS_PER_PART: Final = 16_384
 """Rows that are put together to one bytes object."""
 
@@ -110,6 +113,8 @@ class LargeTables:
         self._source = source
         self._gathering: dict[Query, tuple[int, list[LargeRows]]] = {}
         """With the version of the table: what is being gathered, for clients that make the same query meanwhile."""
+        self._searches: dict[tuple[int, int], int] = {}
+        """How often a table (id) was searched for a value of a column by queries that are answered once."""
 
     def rows(self, query: Query, snapshot_of: SnapshotOf) -> list[LargeRows] | None:
         """The rows of a query, if it reads one large table from end to end; None for any other."""
@@ -163,6 +168,25 @@ class LargeTables:
                             if column not in columns and (index is None or index.filling is not None):
                                 columns.append(column)
         return next((found for found in missing.values() if found[1]), None)
+
+    def missing_search_index(self, plan: SelectPlan) -> tuple[TableRef, list[int]] | None:
+        """See `Subscriptions.missing_search_index`."""
+        for fragment in plan.fragments:
+            for number, relvar in enumerate(fragment.relvars):
+                found = pick_equality(fragment, number)
+                if found is None or not self._is_large(relvar.table):
+                    continue
+                table_id, column = relvar.table.table_id, found[0]
+                entry = self._tables.get(table_id)
+                index = None if entry is None else entry.indexes.get(column)
+                if index is not None and index.filling is None:
+                    continue
+                if len(self._searches) >= REMEMBERED_SEARCHES:
+                    self._searches.clear()
+                self._searches[table_id, column] = times = self._searches.get((table_id, column), 0) + 1
+                if times > SEARCHES_BEFORE_INDEX:
+                    return relvar.table, [column]
+        return None
 
     def _wanted(self, plan: SelectPlan, number: int, entry: ChangedTable | None) -> list[int]:
         """Columns of one table of a plan of which indexes are wanted."""

@@ -249,6 +249,10 @@ class Subscriptions:
         """A large table and the columns of which it needs indexes for the queries, if there is any such."""
         return self._large.missing_indexes(queries)
 
+    def missing_search_index(self, plan: SelectPlan) -> tuple[TableRef, list[int]] | None:
+        """The same for a query that is answered once: large tables that are searched by one column again and again."""
+        return self._large.missing_search_index(plan)
+
     def begin_indexes(self, table: TableRef, columns: Iterable[int], snapshot: Snapshot) -> IndexFilling:
         """Starts indexes for a filling to complete; they follow the commits from now on, until `end_indexes`."""
         entry = self._entry(table)

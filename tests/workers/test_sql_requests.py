@@ -1,0 +1,98 @@
+"""SQL over HTTP and one-off queries against a real server: what goes beyond SpacetimeDB, limits, plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from server_process import SAMPLES, RequestFailed, ServerProcess
+from soak import SoakClient
+
+from spacetimedb.protocol import v2_client as v2
+
+DATABASE = "sql-rows"
+ROWS = 40_000
+OWNERS = 100
+LIMIT_TEXT = "Estimated cardinality (40000 rows) exceeds limit (100 rows)"
+
+
+@pytest.fixture(scope="module")
+def rows(server: ServerProcess) -> ServerProcess:
+    """The server, with a large table."""
+    server.publish(SAMPLES / "rows.py", DATABASE)
+    server.call(DATABASE, "populate", 0, ROWS, OWNERS)
+    return server
+
+
+def stranger_sql(server: ServerProcess, query: str) -> list[list[Any]]:
+    """Rows for a caller that does not own the database."""
+    answer = server.request("POST", f"/v1/database/{DATABASE}/sql", query, authorized=False)
+    found: list[list[Any]] = answer.json()[0]["rows"]
+    return found
+
+
+def one_off(client: SoakClient, query: str) -> v2.OneOffQueryResult:
+    """The answer to a one-off query."""
+    client.client.send(v2.one_off_query(client.request(), query))
+    answer = client.client.receive()
+    assert isinstance(answer, v2.OneOffQueryResult)
+    return answer
+
+
+def test_order_and_aggregates(rows: ServerProcess) -> None:
+    found = rows.sql(DATABASE, "SELECT id FROM things WHERE owner = 7 ORDER BY id DESC LIMIT 2 OFFSET 1")
+    assert found == [[ROWS - 2 * OWNERS + 7], [ROWS - 3 * OWNERS + 7]]
+    found = rows.sql(DATABASE, "SELECT owner, COUNT(*) AS n FROM things GROUP BY owner ORDER BY owner LIMIT 2")
+    assert found == [[0, ROWS // OWNERS], [1, ROWS // OWNERS]]
+
+
+def test_searches_again_and_again_see_changes(rows: ServerProcess) -> None:
+    client = SoakClient(rows.base_url, 1, "v2.bsatn.spacetimedb", DATABASE)
+    for value in range(1, 6):
+        rows.call(DATABASE, "touch", 4321)
+        assert rows.sql(DATABASE, "SELECT value FROM things WHERE id = 4321") == [[value]]
+        answer = one_off(client, "SELECT * FROM things WHERE id = 4321")
+        assert answer.tables is not None
+        (row,) = answer.tables[0].rows.rows()
+        assert int.from_bytes(row[8:16], "little") == value
+    assert rows.sql(DATABASE, "SELECT id FROM things WHERE value = 5") == [[4321]]
+    client.client.drop()
+
+
+def test_explain_and_metrics(rows: ServerProcess) -> None:
+    client = SoakClient(rows.base_url, 2, "v2.bsatn.spacetimedb", DATABASE)
+    query = "SELECT * FROM things WHERE value > 1000"
+    client.client.send(v2.subscribe(1, 1, [query]))
+    client.sets[1] = []
+    client.take(client.client.receive())
+    rows.call(DATABASE, "touch", 1)
+    client.settle()
+    steps = rows.sql(DATABASE, f"EXPLAIN {query}")
+    assert steps[0] == ["scan", f"things: {ROWS} rows"]
+    assert steps[1] == ["filter", "things.value > 1000"]
+    assert steps[2] == ["estimate", f"{2 * ROWS} rows looked at"]
+    told = one_off(client, f"EXPLAIN {query}")
+    assert told.tables is not None
+    assert any(b"scan" in row for row in told.tables[0].rows.rows())
+    client.client.drop()
+
+
+def test_row_limit_binds_strangers(rows: ServerProcess) -> None:
+    rows.sql(DATABASE, "SET row_limit = 100")
+    try:
+        assert rows.sql(DATABASE, "SELECT COUNT(*) AS n FROM things") == [[ROWS]]
+        with pytest.raises(RequestFailed) as refused:
+            stranger_sql(rows, "SELECT * FROM things")
+        assert refused.value.status == 400
+        assert refused.value.text == LIMIT_TEXT
+        assert len(stranger_sql(rows, "SELECT * FROM things WHERE id = 5")) == 1
+        client = SoakClient(rows.base_url, 3, "v2.bsatn.spacetimedb", DATABASE)
+        assert one_off(client, "SELECT * FROM things").error == LIMIT_TEXT
+        client.client.send(v2.subscribe(7, 1, ["SELECT * FROM things"]))
+        answer = client.client.receive()
+        assert isinstance(answer, v2.SubscriptionError)
+        assert answer.error == LIMIT_TEXT
+        client.client.drop()
+    finally:
+        rows.sql(DATABASE, "DELETE FROM st_var WHERE name = 'row_limit'")
+    assert len(stranger_sql(rows, "SELECT * FROM things")) == ROWS
