@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from spacetimedb.hosts.mail import ROW_COUNTS
 from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.plan import DeletePlan, InsertPlan, SelectPlan, SetPlan, UpdatePlan, plan_sql
+from spacetimedb.sql.plan import DeletePlan, ExplainPlan, InsertPlan, SelectPlan, SetPlan, UpdatePlan, plan_sql
 from spacetimedb.sql.predicate import Matches
 from spacetimedb.store.table import Table
 from spacetimedb.types.special import Identity
@@ -48,7 +48,7 @@ def run_statement(database: Database, text: str, identity: Identity, is_owner: b
             table = database.store.tables[ST_VAR]
             table.handle.insert(table.row_class(name=variable, value=(VALUE_U64, value)))
             inserted = 1
-        case SelectPlan():
+        case SelectPlan() | ExplainPlan():
             raise SqlError("a SELECT does not change rows")
     return ROW_COUNTS.pack(inserted, deleted, updated)
 
