@@ -89,6 +89,7 @@ class Client:
         "state",
         "token",
         "waiting",
+        "watched",
     )
 
     def __init__(
@@ -135,6 +136,8 @@ class Client:
         self.allowance = 0
         """Bytes of large answers that the backlog may hold beyond its limit until it is empty."""
         self.backlog_messages = 0
+        self.watched = 0
+        """Events that the lane's selector looks for."""
         self.last_received = 0.0
         self.pinged_at = 0.0
         self.ended = trio.Event()
@@ -147,6 +150,8 @@ class Lane:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._full: set[DatabaseLink] = set()
+        """Databases that take no more requests for now: nothing is read from their clients."""
         self.clients: set[Client] = set()
         self.slices = Slices()
         self.now = trio.current_time()
@@ -158,7 +163,7 @@ class Lane:
         """From now on the lane reads this socket."""
         self.now = client.last_received = trio.current_time()
         self.clients.add(client)
-        self._selector.register(client.socket, selectors.EVENT_READ, client)
+        self._watch(client)
         self.send(client, frames.PING)
         client.pinged_at = self.now
 
@@ -182,8 +187,35 @@ class Lane:
                     link.post()
                 if link.touched:
                     link.flush()
-                while link.congested and not link.down:
-                    await link.room.wait()
+                if link.congested and not link.down:
+                    self._full.add(link)
+                    for client in link.all_clients():
+                        self._watch(client)
+
+    def resume(self, link: DatabaseLink) -> None:
+        """The database takes requests again."""
+        if link in self._full:
+            self._full.discard(link)
+            for client in link.all_clients():
+                client.last_received = self.now
+                self._watch(client)
+
+    def _watch(self, client: Client) -> None:
+        """Has the selector tell what is to be done: something to read, or room for the backlog."""
+        if client not in self.clients:
+            return
+        events = 0 if client.link in self._full else selectors.EVENT_READ
+        if client.backlog:
+            events |= selectors.EVENT_WRITE
+        if events == client.watched:
+            return
+        if not events:
+            self._selector.unregister(client.socket)
+        elif client.watched:
+            self._selector.modify(client.socket, events, client)
+        else:
+            self._selector.register(client.socket, events, client)
+        client.watched = events
 
     def _read(self, client: Client) -> None:
         try:
@@ -258,8 +290,7 @@ class Lane:
         self.bytes_sent += sent
         if sent < len(data):
             self._keep(client, memoryview(data)[sent:])
-            if client in self.clients:
-                self._selector.modify(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
+            self._watch(client)
 
     def _keep(self, client: Client, data: memoryview) -> None:
         client.backlog.append(data)
@@ -292,8 +323,7 @@ class Lane:
                 return
             backlog.popleft()
         client.allowance = 0
-        if client in self.clients:
-            self._selector.modify(client.socket, selectors.EVENT_READ, client)
+        self._watch(client)
 
     # -- ends
 
@@ -314,7 +344,9 @@ class Lane:
         client.state = GONE
         if client in self.clients:
             self.clients.discard(client)
-            self._selector.unregister(client.socket)
+            if client.watched:
+                self._selector.unregister(client.socket)
+                client.watched = 0
         client.backlog.clear()
         client.messages.clear()
         client.held.clear()
@@ -327,6 +359,8 @@ class Lane:
             await trio.sleep(SWEEP_S)
             now = self.now = trio.current_time()
             for client in list(self.clients):
+                if client.link in self._full:
+                    continue
                 silent_s = now - client.last_received
                 if silent_s > IDLE_LIMIT_S:
                     self.drop(client)

@@ -93,7 +93,6 @@ class DatabaseLink:
         """Mailbox records of this round."""
         self.congested = False
         """The mailbox was full: nothing is read from clients until there is room."""
-        self.room = trio.Event()
         self.down = False
         self.touched: set[Client] = set()
         """Clients with unsent messages."""
@@ -449,7 +448,7 @@ class DatabaseLink:
             return
         if not self._mailbox.send_batch(data):
             if self._mailbox.prepare_wait():
-                self._wait_for_room()
+                self.congested = True
                 return
             self._mailbox.send_batch(data)
         self.outgoing.clear()
@@ -465,17 +464,12 @@ class DatabaseLink:
                 self._mailbox.prepare_wait() or not self._mailbox.send_batch(record)
             ):
                 del self.outgoing[:done]
-                self._wait_for_room()
+                self.congested = True
                 break
         else:
             self.outgoing.clear()
         if self._mailbox.take_sleeper():
             self._actor_bell.ring()
-
-    def _wait_for_room(self) -> None:
-        self.congested = True
-        if self.room.is_set():  # whoever waits already goes on waiting for the same event
-            self.room = trio.Event()
 
     # -- the ring
 
@@ -525,7 +519,7 @@ class DatabaseLink:
             self.congested = False
             self.post()
             if not self.congested:
-                self.room.set()
+                self.lane.resume(self)
 
     def _process(self, data: bytes) -> None:
         """All records of `data` in order: the hot loop of the way out."""
@@ -836,6 +830,7 @@ class DatabaseLink:
     def go_down(self) -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
         self.down = True
+        self.lane.resume(self)
         for client in self.all_clients():
             self.lane.close(client, v2.MODULE_EXITED_CLOSE, v2.MODULE_EXITED)
         for waiter in self.waiters.values():
@@ -844,7 +839,6 @@ class DatabaseLink:
             for then in waiting:
                 then()
         self.views.give_up()
-        self.room.set()
         self._ring_ended.set()
         self.durable_changed.set()
         for follower in self.log_followers:

@@ -1,0 +1,140 @@
+"""The lane: sockets that take nothing, databases that take nothing."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import trio
+
+from spacetimedb.protocol import v2_client
+from spacetimedb.types.special import ConnectionId, Identity
+from spacetimedb.workers import client as lane_module
+from spacetimedb.workers.client import GONE, OPEN, Client, Lane
+
+OWNER = Identity(bytes(32))
+
+
+class Link:
+    """A database that keeps the messages it gets."""
+
+    def __init__(self) -> None:
+        self.owner = OWNER
+        self.congested = self.down = False
+        self.outgoing: list[bytes] = []
+        self.touched: set[Client] = set()
+        self.received: list[Any] = []
+        self.clients: list[Client] = []
+
+    def receive(self, _client: Client, messages: Iterable[Any]) -> None:
+        self.received += messages
+
+    def all_clients(self) -> list[Client]:
+        return self.clients
+
+    def leave(self, client: Client) -> None:
+        self.clients = [other for other in self.clients if other is not client]
+
+    def flush_client(self, _client: Client) -> None:
+        pass
+
+
+def connected(lane: Lane, link: Link) -> tuple[Client, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    client = Client(ours, link, 1, OWNER, ConnectionId(bytes(16)), "", True, False, lambda _data: None)  # type: ignore[arg-type]
+    client.state = OPEN
+    link.clients.append(client)
+    lane.add(client)
+    return client, theirs
+
+
+def frame(payload: bytes) -> bytes:
+    assert len(payload) < 126
+    return struct.pack("BB", 0x82, 0x80 | len(payload)) + bytes(4) + payload
+
+
+async def until_idle() -> None:
+    for _ in range(20):
+        await trio.sleep(0.001)
+
+
+async def test_a_full_database_stops_its_own_clients_only(nursery: trio.Nursery) -> None:
+    lane, full, other = Lane(), Link(), Link()
+    _, to_full = connected(lane, full)
+    _, to_other = connected(lane, other)
+    nursery.start_soon(lane.run)
+    call = frame(v2_client.call_reducer(1, "x", b""))
+    to_full.send(call)
+    await until_idle()
+    full.congested = True
+    to_full.send(call)
+    await until_idle()
+    assert len(full.received) == 2  # what came with the news is still read
+    for _ in range(5):
+        to_full.send(call)
+        to_other.send(call)
+        await until_idle()
+    late, from_late = connected(lane, full)
+    from_late.send(call)
+    await until_idle()
+    assert (len(full.received), len(other.received)) == (2, 5)
+    full.congested = False
+    lane.resume(full)  # type: ignore[arg-type]
+    await until_idle()
+    assert len(full.received) == 8
+    lane.drop(late)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_backlog_goes_out_while_the_database_is_full(nursery: trio.Nursery) -> None:
+    lane, link = Lane(), Link()
+    client, theirs = connected(lane, link)
+    nursery.start_soon(lane.run)
+    link.congested = True
+    theirs.send(frame(v2_client.call_reducer(1, "x", b"")))
+    await until_idle()
+    data = bytes(1 << 20)
+    lane.send(client, data)
+    assert client.backlog
+    got = 0
+    while got < len(data) + 2:  # a Ping was sent first
+        try:
+            got += len(theirs.recv(1 << 16))
+        except BlockingIOError:
+            await trio.sleep(0.001)
+    assert not client.backlog
+    assert client.backlog_bytes == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "MAX_BACKLOG_BYTES", 1 << 20)
+    lane, link = Lane(), Link()
+    client, theirs = connected(lane, link)
+    sent = 0
+    while client.state != GONE:
+        lane.send(client, bytes(100_000))
+        sent += 1
+        assert sent < 100
+    assert client not in lane.clients
+    assert client.ended.is_set()
+    assert not client.backlog
+    lane.send(client, b"x")
+    theirs.close()
+
+
+async def test_number_of_batches_in_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "MAX_BACKLOG_MESSAGES", 10)
+    lane, link = Lane(), Link()
+    client, _theirs = connected(lane, link)
+    lane.send(client, bytes(10 << 20))
+    for _ in range(9):
+        lane.send(client, b"x")
+    assert client.state == OPEN
+    lane.send(client, b"x")
+    assert client.state == GONE
