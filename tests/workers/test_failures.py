@@ -235,6 +235,42 @@ def test_a_reader_that_stands_still(start_server: ServerFactory) -> None:
     server.stop()
 
 
+SLOW = b"""
+from spacetimedb import Module, ReducerContext
+
+m = Module()
+
+
+@m.reducer
+def spin(ctx: ReducerContext) -> None:
+    while True:
+        pass
+
+
+@m.reducer
+def take(ctx: ReducerContext, data: bytes) -> None:
+    pass
+"""
+
+
+def test_a_busy_database_holds_up_no_other(start_server: ServerFactory) -> None:
+    server = start_server(readers=1)
+    server.publish(SLOW, "slow")
+    bank(server)
+    client = connect(server)
+    busy = SessionClient(server.base_url, "slow", [V3], "compression=None&confirmed=false")
+    assert isinstance(busy.receive(), v2.InitialConnection)
+    busy.send(v2.call_reducer(0, "spin", b""))  # takes a second, then it is stopped
+    for number in range(1, 9):  # more than the mailbox holds
+        busy.send(v2.call_reducer(number, "take", struct.pack("<I", 3 << 20) + bytes(3 << 20)))
+    for number in range(5):
+        client.send(transfer(number))
+        assert isinstance(client.receive(), v2.ReducerResult)
+    answers = [busy.receive(PATIENCE_S) for _ in range(9)]
+    assert [answer.request_id for answer in answers if isinstance(answer, v2.ReducerResult)] == list(range(9))
+    server.stop()
+
+
 CYCLES = b"""
 from spacetimedb import Module, ReducerContext
 
