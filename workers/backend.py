@@ -31,7 +31,7 @@ from spacetimedb.http.backend import (
 )
 from spacetimedb.schema.json import schema_v9, schema_v10
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.execute import SelectResult, execute_select
+from spacetimedb.sql.execute import SelectResult
 from spacetimedb.sql.explain import EXPLAIN_COLUMNS
 from spacetimedb.sql.plan import ExplainPlan, SelectPlan, plan_sql
 from spacetimedb.types.algebraic import Product, ProductElement, product_to_json
@@ -40,7 +40,7 @@ from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.handlers import run_handler
-from spacetimedb.workers.large_answers import gathered, indexes_built
+from spacetimedb.workers.large_answers import indexes_built, select
 from spacetimedb.workers.metrics import metrics_text
 from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
@@ -354,7 +354,7 @@ class ReaderBackend:
                 await link.with_tables(tables)
             horizon = link.position_horizon
             if explained is None:
-                result = execute_select(plan, await gathered(link, plan))
+                result = await select(link, plan)
             else:
                 result = SelectResult(EXPLAIN_COLUMNS, link.subscriptions.explain(plan, explained, is_owner))
         except DatabaseGone:

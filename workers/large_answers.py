@@ -15,8 +15,9 @@ import trio
 
 from spacetimedb.protocol import v2
 from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, server_frame
-from spacetimedb.sql.execute import RowSource
+from spacetimedb.sql.execute import SelectResult, execute_select
 from spacetimedb.sql.select_plan import SelectPlan
+from spacetimedb.sql.shaping import Shaper
 from spacetimedb.subscriptions.large_rows import LARGE_TABLE, LargeRows
 from spacetimedb.workers.waiter import DatabaseGone
 
@@ -163,25 +164,26 @@ async def indexes_built(link: DatabaseLink, table: TableRef, columns: Sequence[i
     await done.wait()
 
 
-async def gathered(link: DatabaseLink, plan: SelectPlan) -> RowSource:
-    """What to run a plan on: where it looks at all rows of one large table, those that matter have been picked before.
+async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
+    """Runs a plan on the rows of this moment. A scan of a large table is done in pieces, others have turns in between.
 
-    The rows are those of the moment of the call. Other tasks have their turns meanwhile.
+    Raises SqlError, DatabaseGone.
     """
-    table_id = plan.relvars[0].table.table_id
-    is_scan = plan.is_single and not plan.others and plan.filter is not None and not plan.relvars[0].table.is_event
-    if (
-        not is_scan
-        or link.row_count(table_id) < LARGE_TABLE
-        or any(link.find(table_id, column, value.key) is not None for column, value in plan.equalities().items())
-    ):
-        return link
+    if not _is_large_scan(link, plan):
+        return execute_select(plan, link)
+    shaper = None if plan.shaping is None else Shaper(plan)
     rows: list[bytes] = []
-    snapshot = link.snapshot(table_id)
+    snapshot = link.snapshot(plan.table.table_id)
     try:
         until = perf_counter() + SLICE_S
         for batch in snapshot.batches():
-            rows += plan.select(batch)
+            found = plan.select(batch)
+            if shaper is not None:
+                shaper.add(plan, [(row,) for row in found])
+            else:
+                rows += found
+                if plan.limit is not None and len(rows) >= plan.limit:
+                    break
             if perf_counter() > until:
                 await trio.lowlevel.checkpoint()
                 if link.down:
@@ -189,7 +191,18 @@ async def gathered(link: DatabaseLink, plan: SelectPlan) -> RowSource:
                 until = perf_counter() + SLICE_S
     finally:
         snapshot.close()
-    return _Picked(rows)
+    return execute_select(plan, _Picked(rows)) if shaper is None else SelectResult(plan.columns, shaper.result())
+
+
+def _is_large_scan(link: DatabaseLink, plan: SelectPlan) -> bool:
+    """Whether the plan looks at all rows of one large table, to give more than their number."""
+    table = plan.table
+    if not plan.is_single or plan.others or table.is_event or link.row_count(table.table_id) < LARGE_TABLE:
+        return False
+    if plan.filter is None and plan.shaping is None and plan.returned is None and plan.picked is None:
+        return False
+    equalities = plan.equalities()
+    return not any(link.find(table.table_id, column, value.key) is not None for column, value in equalities.items())
 
 
 class _Picked:

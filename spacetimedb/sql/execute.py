@@ -18,7 +18,7 @@ from spacetimedb.sql.layout import RowLayout
 from spacetimedb.sql.predicate import columns_of, compile_projection, compile_row, compile_rows, key_functions
 from spacetimedb.sql.resolve import ColumnRef, Combine, Compare, Typed
 from spacetimedb.sql.select_plan import JoinOn, ResultColumn, SelectPlan
-from spacetimedb.sql.shaping import shape
+from spacetimedb.sql.shaping import Shaper
 
 MAX_JOINED_ROWS: Final = 5_000_000
 
@@ -48,7 +48,10 @@ def execute_select(plan: SelectPlan, source: RowSource) -> SelectResult:
     if plan.limit == 0:
         return SelectResult(plan.columns, [])
     if plan.shaping is not None:
-        return SelectResult(plan.columns, shape(plan, [_joined(fragment, source) for fragment in plan.fragments]))
+        shaper = Shaper(plan)
+        for fragment in plan.fragments:
+            shaper.add(fragment, _joined(fragment, source))
+        return SelectResult(plan.columns, shaper.result())
     if plan.others:
         parts = [_execute(fragment, source).rows for fragment in plan.fragments]
         if plan.returned is None and plan.picked is None:

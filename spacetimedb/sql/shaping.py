@@ -23,41 +23,100 @@ from spacetimedb.types.algebraic import F32, F64, Primitive
 
 Joined = Sequence[tuple[bytes, ...]]
 """Rows of the tables of a fragment, by number of the table."""
+KEPT_ROWS: Final = 4096
+"""Rows beyond LIMIT that are kept before those that will not be in the result are let go of."""
 _F64: Final = Layout("<d")
 
 
-def shape(plan: SelectPlan, parts: list[Joined]) -> list[bytes]:
-    """The rows of the result, given those of each fragment. Raises SqlError if a sum has no room in its type."""
-    assert plan.shaping is not None
-    if plan.shaping.outputs is None:
-        rows, keys = _plain(plan, parts)
-    else:
-        rows, keys = _grouped(plan, parts)
-    order = list(range(len(rows)))
-    for values, (_, is_descending) in reversed(list(zip(keys, plan.shaping.order, strict=True))):
-        order.sort(key=values.__getitem__, reverse=is_descending)
-    first = plan.shaping.offset
-    last = None if plan.limit is None else first + plan.limit
-    return [rows[number] for number in order[first:last]]
+class Shaper:
+    """Takes the rows of all fragments of a plan in any number of portions, then gives the result."""
 
+    def __init__(self, plan: SelectPlan) -> None:
+        assert plan.shaping is not None
+        self._plan = plan
+        self._shaping = plan.shaping
+        self._rows: list[bytes] = []
+        self._keys: list[list[Any]] = [[] for _ in plan.shaping.order]
+        """For each column of ORDER BY its values in `_rows`."""
+        self._groups: dict[tuple[bytes, ...], list[list[Any]]] = {}
+        """For each group, and each output of it, [how many values, what they came to]."""
+        self._last = None if plan.limit is None else plan.shaping.offset + plan.limit
 
-def _plain(plan: SelectPlan, parts: list[Joined]) -> tuple[list[bytes], list[list[Any]]]:
-    """Rows as they are returned, and the values that order them by each column of ORDER BY."""
-    assert plan.shaping is not None
-    rows: list[bytes] = []
-    keys: list[list[Any]] = [[] for _ in plan.shaping.order]
-    for fragment, joined in zip(plan.fragments, parts, strict=True):
+    def add(self, fragment: SelectPlan, joined: Joined) -> None:
+        """More rows of a fragment."""
         assert fragment.shaping is not None
-        for values, (key, _) in zip(keys, fragment.shaping.order, strict=True):
+        if fragment.shaping.outputs is not None:
+            self._group(fragment, fragment.shaping, joined)
+            return
+        for values, (key, _) in zip(self._keys, fragment.shaping.order, strict=True):
             assert isinstance(key, ColumnRef)
             values += _values(fragment, key, joined)
         if fragment.returned is not None:
             at = fragment.returned
-            rows += [row[at] for row in joined]
+            self._rows += [row[at] for row in joined]
         elif fragment.picked is not None:
             layouts = {number: relvar.table.layout for number, relvar in enumerate(fragment.relvars)}
-            rows += map(compile_projection(layouts, list(fragment.picked)), joined)
-    return rows, keys
+            self._rows += map(compile_projection(layouts, list(fragment.picked)), joined)
+        if self._last is not None and len(self._rows) > self._last + KEPT_ROWS:
+            self._sort(self._last)
+
+    def result(self) -> list[bytes]:
+        """The rows of the result. Raises SqlError if a sum has no room in its type."""
+        if self._shaping.outputs is not None:
+            self._finish_groups()
+        self._sort(self._last)
+        return self._rows[self._shaping.offset :]
+
+    def _sort(self, count: int | None) -> None:
+        """Puts the rows in order and lets go of all but the first ones."""
+        order = list(range(len(self._rows)))
+        for values, (_, is_descending) in reversed(list(zip(self._keys, self._shaping.order, strict=True))):
+            order.sort(key=values.__getitem__, reverse=is_descending)
+        del order[len(order) if count is None else count :]
+        self._rows = [self._rows[number] for number in order]
+        self._keys = [[values[number] for number in order] for values in self._keys]
+
+    def _group(self, plan: SelectPlan, shaping: Shaping, joined: Joined) -> None:
+        assert shaping.outputs is not None
+        keys: list[tuple[bytes, ...]]
+        if shaping.group:
+            columns = []
+            for column in shaping.group:
+                layout = plan.relvars[column.relvar].table.layout
+                columns.append(key_functions(layout, column.column)[1]([row[column.relvar] for row in joined]))
+            keys = list(zip(*columns, strict=True))
+        else:
+            keys = [()] * len(joined)
+        members: dict[tuple[bytes, ...], list[int]] = {}
+        for number, key in enumerate(keys):
+            members.setdefault(key, []).append(number)
+        groups = self._groups
+        for key in members:
+            if key not in groups:
+                groups[key] = [[0, None] for _ in shaping.outputs]
+        for position, output in enumerate(shaping.outputs):
+            column_ref = output if isinstance(output, ColumnRef) else output.column
+            if column_ref is None or (isinstance(output, AggregateOf) and output.function == "count"):
+                for key, numbers in members.items():
+                    groups[key][position][0] += len(numbers)
+                continue
+            values = _values(plan, column_ref, joined)
+            for key, numbers in members.items():
+                _accumulate(output, groups[key][position], [values[number] for number in numbers])
+
+    def _finish_groups(self) -> None:
+        outputs, groups = self._shaping.outputs, self._groups
+        assert outputs is not None
+        if not groups and not self._shaping.group:
+            if any(isinstance(output, AggregateOf) and output.function in ("min", "max", "avg") for output in outputs):
+                return
+            groups[()] = [[0, 0] for _ in outputs]
+        for group in groups.values():
+            results = [_result(output, *values) for output, values in zip(outputs, group, strict=True)]
+            self._rows.append(b"".join([data for data, _ in results]))
+            for values, (number, _) in zip(self._keys, self._shaping.order, strict=True):
+                assert isinstance(number, int)
+                values.append(results[number][1])
 
 
 def _values(plan: SelectPlan, column: ColumnRef, joined: Joined) -> list[Any]:
@@ -65,80 +124,36 @@ def _values(plan: SelectPlan, column: ColumnRef, joined: Joined) -> list[Any]:
     return compile_values(plan.relvars[at].table.layout, column.column)([row[at] for row in joined])
 
 
-def _grouped(plan: SelectPlan, parts: list[Joined]) -> tuple[list[bytes], list[list[Any]]]:
-    assert plan.shaping is not None
-    outputs = plan.shaping.outputs
-    assert outputs is not None
-    groups: dict[tuple[bytes, ...], list[list[Any]]] = {}
-    for fragment, joined in zip(plan.fragments, parts, strict=True):
-        assert fragment.shaping is not None
-        _collect(fragment, fragment.shaping, joined, groups)
-    if not groups and not plan.shaping.group:
-        if any(isinstance(output, AggregateOf) and output.function in ("min", "max", "avg") for output in outputs):
-            return [], [[] for _ in plan.shaping.order]
-        groups[()] = [[] for _ in outputs]
-    rows: list[bytes] = []
-    keys: list[list[Any]] = [[] for _ in plan.shaping.order]
-    for group in groups.values():
-        results = [_result(output, values) for output, values in zip(outputs, group, strict=True)]
-        rows.append(b"".join([data for data, _ in results]))
-        for values, (number, _) in zip(keys, plan.shaping.order, strict=True):
-            assert isinstance(number, int)
-            values.append(results[number][1])
-    return rows, keys
-
-
-def _collect(
-    plan: SelectPlan, shaping: Shaping, joined: Joined, groups: dict[tuple[bytes, ...], list[list[Any]]]
-) -> None:
-    """Adds a fragment's rows to the groups: for each output the values that go into it."""
-    assert shaping.outputs is not None
-    keys: list[tuple[bytes, ...]]
-    if shaping.group:
-        columns = []
-        for column in shaping.group:
-            layout = plan.relvars[column.relvar].table.layout
-            columns.append(key_functions(layout, column.column)[1]([row[column.relvar] for row in joined]))
-        keys = list(zip(*columns, strict=True))
+def _accumulate(output: ColumnRef | AggregateOf, state: list[Any], values: list[Any]) -> None:
+    """Brings [how many, what they came to] up to date with more values, of which there is at least one."""
+    if isinstance(output, ColumnRef):
+        found = values[0] if state[1] is None else state[1]
+    elif output.function in ("min", "max"):
+        best = min if output.function == "min" else max
+        found = best(values) if state[1] is None else best(state[1], best(values))
     else:
-        keys = [()] * len(joined)
-    inputs: list[list[Any]] = []
-    for output in shaping.outputs:
-        column_ref = output if isinstance(output, ColumnRef) else output.column
-        if column_ref is None or (isinstance(output, AggregateOf) and output.function == "count"):
-            inputs.append([0] * len(joined))
-        else:
-            inputs.append(_values(plan, column_ref, joined))
-    for number, key in enumerate(keys):
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = [[] for _ in shaping.outputs]
-        for values, found in zip(group, inputs, strict=True):
-            values.append(found[number])
+        assert output.column is not None
+        if output.column.algebraic_type in (F32, F64):
+            values = list(map(_float, values))
+        found = sum(values) if state[1] is None else state[1] + sum(values)
+    state[0] += len(values)
+    state[1] = found
 
 
-def _result(output: ColumnRef | AggregateOf, values: list[Any]) -> tuple[bytes, Any]:
+def _result(output: ColumnRef | AggregateOf, count: int, found: Any) -> tuple[bytes, Any]:
     """An output of one group: encoded, and as it is ordered."""
     t = output.algebraic_type
-    if isinstance(output, ColumnRef):
-        return _encoded(output, values[0]), values[0]
-    match output.function:
-        case "count":
-            return len(values).to_bytes(8, "little"), len(values)
-        case "min" | "max":
-            value = min(values) if output.function == "min" else max(values)
-            return _encoded(output, value), value
-    assert output.column is not None
-    if output.column.algebraic_type in (F32, F64):
-        values = list(map(_float, values))
-    total = sum(values)
+    if isinstance(output, ColumnRef) or output.function in ("min", "max"):
+        return _encoded(output, found), found
+    if output.function == "count":
+        return count.to_bytes(8, "little"), count
     if output.function == "avg" or t == F64:
-        total = total / len(values) if output.function == "avg" else float(total)
-        return _F64.pack(total), (total != total, total)
+        found = found / count if output.function == "avg" else float(found)
+        return _F64.pack(found), (found != found, found)
     assert isinstance(t, Primitive)
     bits, is_signed = INTEGER_BITS[t]
     try:
-        return total.to_bytes(bits // 8, "little", signed=is_signed), total
+        return found.to_bytes(bits // 8, "little", signed=is_signed), found
     except OverflowError:
         raise SqlError("The sum is too large") from None
 

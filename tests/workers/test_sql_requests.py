@@ -13,6 +13,7 @@ from spacetimedb.protocol import v2_client as v2
 DATABASE = "sql-rows"
 ROWS = 40_000
 OWNERS = 100
+SCRAPES = 50
 LIMIT_TEXT = "Estimated cardinality (40000 rows) exceeds limit (100 rows)"
 
 
@@ -44,6 +45,11 @@ def test_order_and_aggregates(rows: ServerProcess) -> None:
     assert found == [[ROWS - 2 * OWNERS + 7], [ROWS - 3 * OWNERS + 7]]
     found = rows.sql(DATABASE, "SELECT owner, COUNT(*) AS n FROM things GROUP BY owner ORDER BY owner LIMIT 2")
     assert found == [[0, ROWS // OWNERS], [1, ROWS // OWNERS]]
+    found = rows.sql(DATABASE, "SELECT id, owner AS o FROM things ORDER BY o DESC, id LIMIT 3 OFFSET 1")
+    assert found == [[n * OWNERS - 1, OWNERS - 1] for n in (2, 3, 4)]
+    found = rows.sql(DATABASE, "SELECT COUNT(*) AS n, SUM(id) AS s, AVG(id) AS a, MAX(id) AS b FROM things")
+    assert found == [[ROWS, ROWS * (ROWS - 1) // 2, (ROWS - 1) / 2, ROWS - 1]]
+    assert len(rows.sql(DATABASE, "SELECT * FROM things LIMIT 5000")) == 5000
 
 
 def test_searches_again_and_again_see_changes(rows: ServerProcess) -> None:
@@ -74,6 +80,9 @@ def test_explain_and_metrics(rows: ServerProcess) -> None:
     told = one_off(client, f"EXPLAIN {query}")
     assert told.tables is not None
     assert any(b"scan" in row for row in told.tables[0].rows.rows())
+    # Metrics are those of the reader that answers; the client's is among them.
+    texts = (rows.request("GET", "/v1/metrics").text for _ in range(SCRAPES))
+    assert any(f'query="{query}"' in text and "spacetime_query_seconds_total" in text for text in texts)
     client.client.drop()
 
 
