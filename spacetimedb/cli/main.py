@@ -10,7 +10,7 @@ import click
 from .account import login, logout, server
 from .api import version
 from .config import Paths
-from .durability import snapshot
+from .durability import commit_log, snapshot
 from .logs import logs
 from .manage import delete, describe, list_databases, lock, rename, unlock
 from .options import Settings
@@ -51,6 +51,7 @@ for command in (
     delete,
     rename,
     snapshot,
+    commit_log,
     login,
     logout,
     server,

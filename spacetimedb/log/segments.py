@@ -68,8 +68,7 @@ class LogDamaged(Exception):
     def __init__(self, file: Path, position: int, offset: int, what: str) -> None:
         super().__init__(
             f"{file}: {what}; intact up to byte {position}, transactions before offset {offset}. "
-            "Nothing was changed. Restore the log from a backup; or cut this file there, remove its .stdb.mark and all "
-            "later segments, and lose what they hold"
+            f"Nothing was changed. Restore a backup; or cut the log there, with `spacetime log repair {file.parent}`"
         )
         self.file = file
         self.position = position
