@@ -55,7 +55,7 @@ NEW_OBJECTS: Final = 10_000
 """Objects that are not freed by themselves, from which on cycles are looked for."""
 ROUNDS_PER_LOOK: Final = 64
 """A busy actor looks for messages of the supervisor once in so many rounds."""
-PUBLISH_WITHIN_S: Final = 0.003
+PUBLISH_WITHIN_S: Final = 0.01
 """Records wait no longer than this (and the round that is running) for others to go out with them."""
 JOBS_PER_ROUND: Final = 16
 """Scheduled calls between two looks into the mailboxes."""
