@@ -203,7 +203,7 @@ def view_ready(reader: int, request_id: int, table_id: int, block: int) -> bytes
 
 def view_failed(reader: int, request_id: int, text: str) -> bytes:
     """The VIEW_READY record of one that does not."""
-    body = text.encode()
+    body = text.encode("utf-8", "replace")
     padding = -len(body) % 8
     length = 24 + len(body) + padding
     return VIEW_READY_HEAD.pack(length, VIEW_READY, padding, reader, request_id, 0, 0) + body + PADDING[padding]
