@@ -5,8 +5,11 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+import trio
 from conftest import ServerFactory
 from soak_kill import Client, Soak, Violation, check_entries
+
+from spacetimedb.cli.session import SessionLost, open_session
 
 KILLS = 12
 SEED = 7
@@ -45,3 +48,17 @@ def test_the_checker_finds_what_is_wrong() -> None:
     ):
         with pytest.raises(Violation, match=what):
             check_entries([client], values)
+
+
+async def test_a_session_notices_the_end_during_the_handshake(nursery: trio.Nursery) -> None:
+    """What happens to whoever connects to a reader that is killed at that moment."""
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.aclose()
+
+    listeners = await nursery.start(trio.serve_tcp, hang_up, 0)
+    port = listeners[0].socket.getsockname()[1]
+    with trio.fail_after(5), pytest.raises(SessionLost, match="during the handshake"):
+        async with open_session(f"http://localhost:{port}", "any"):
+            pass

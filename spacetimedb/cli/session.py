@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import trio
@@ -17,6 +17,8 @@ SUBPROTOCOLS = ("v3.bsatn.spacetimedb", "v2.bsatn.spacetimedb")
 MAXIMUM_MESSAGE_BYTES = 512 * 1024 * 1024
 MESSAGES_BUFFERED = 64
 CLOSE_SECONDS = 1.0
+LAST_WORDS_SECONDS = 0.1
+"""For what came before the end of the stream to be understood."""
 
 
 class SessionRefused(Exception):
@@ -102,6 +104,81 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
+class _WatchedStream(trio.abc.Stream):
+    """A stream that says when the peer has ended it: the WebSocket library waits on for an answer to its handshake."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.ended = trio.Event()
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self.ended.set()
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            self.ended.set()
+            raise
+        if not data:
+            self.ended.set()
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _open_stream(host: str, port: int, secure: bool) -> _WatchedStream:
+    if not secure:
+        return _WatchedStream(await trio.open_tcp_stream(host, port))
+    context = ssl.create_default_context()
+    return _WatchedStream(await trio.open_ssl_over_tcp_stream(host, port, ssl_context=context, https_compatible=True))
+
+
+async def _shake_hands(
+    nursery: trio.Nursery,
+    stream: _WatchedStream,
+    host: str,
+    resource: str,
+    subprotocols: Sequence[str],
+    headers: list[tuple[bytes, bytes]],
+) -> Any:
+    """The open WebSocket. SessionLost if the stream ends before."""
+    opened: list[Any] = []
+    async with trio.open_nursery() as race:
+
+        async def lose() -> None:
+            await stream.ended.wait()
+            await trio.sleep(LAST_WORDS_SECONDS)
+            race.cancel_scope.cancel()
+
+        race.start_soon(lose)
+        opened.append(
+            await trio_websocket.wrap_client_stream(
+                nursery,
+                cast(Any, stream),  # any stream does
+                host,
+                resource,
+                subprotocols=list(subprotocols),
+                extra_headers=headers,
+                message_queue_size=MESSAGES_BUFFERED,
+                max_message_size=MAXIMUM_MESSAGE_BYTES,
+            )
+        )
+        race.cancel_scope.cancel()
+    if not opened:
+        await trio.aclose_forcefully(stream)
+        raise SessionLost("the server ended the connection during the handshake")
+    return opened[0]
+
+
 @asynccontextmanager
 async def open_session(
     url: str,
@@ -123,16 +200,9 @@ async def open_session(
     try:
         async with trio.open_nursery() as nursery:
             try:
-                socket = await trio_websocket.connect_websocket(
-                    nursery,
-                    parts.hostname or "",
-                    parts.port or (443 if secure else 80),
-                    resource,
-                    use_ssl=ssl.create_default_context() if secure else False,
-                    subprotocols=list(subprotocols),
-                    extra_headers=headers,
-                    message_queue_size=MESSAGES_BUFFERED,
-                    max_message_size=MAXIMUM_MESSAGE_BYTES,
+                stream = await _open_stream(parts.hostname or "", parts.port or (443 if secure else 80), secure)
+                socket = await _shake_hands(
+                    nursery, stream, parts.netloc.rpartition("@")[2], resource, subprotocols, headers
                 )
             except OSError as error:
                 raise SessionLost(f"no connection to {url}: {error}") from None
