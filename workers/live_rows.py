@@ -26,6 +26,7 @@ from spacetimedb.store.commit_record import TableChange
 
 MAX_PENDING: Final = 4096
 """Lists of refs kept before they are entered into the maps, if nobody asks earlier."""
+MAX_PENDING_BYTES: Final = 16 << 20
 PIECE: Final = 65_536
 """Refs entered at a time while others wait."""
 BULK: Final = 256
@@ -45,7 +46,7 @@ class LiveRows:
     Adding a change is O(1). Asking costs what has changed since, then a few dozen nanoseconds per row.
     """
 
-    __slots__ = ("_at", "_count", "_heap", "_maps", "_pending", "_snapshots", "row_size_is_fixed")
+    __slots__ = ("_at", "_count", "_heap", "_maps", "_pending", "_pending_bytes", "_snapshots", "row_size_is_fixed")
 
     def __init__(self, heap: RowReader, base: bytes, row_size_is_fixed: bool = False) -> None:
         self._heap = heap
@@ -54,6 +55,8 @@ class LiveRows:
         """(1: inserted, 0: deleted; refs) that are not in the maps yet, oldest first."""
         self._at = 0
         """Refs of the first pending list that are in the maps already."""
+        self._pending_bytes = 0
+        """Bytes of pending lists since all were entered."""
         self._count = len(base) >> 3
         self._snapshots: list[Snapshot] = []
         self.row_size_is_fixed = row_size_is_fixed
@@ -72,7 +75,8 @@ class LiveRows:
         if inserted:
             self._pending.append((1, inserted))
             self._count += len(inserted) >> 3
-        if len(self._pending) > MAX_PENDING:
+        self._pending_bytes += len(deleted) + len(inserted)
+        if len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
             self._enter_all()
 
     @property
@@ -94,6 +98,7 @@ class LiveRows:
     def _enter_all(self) -> None:
         while self._pending:
             self.enter_some()
+        self._pending_bytes = 0
 
     def _enter(self, present: int, refs: array[int]) -> None:
         if len(refs) >= BULK:
