@@ -5,6 +5,7 @@ Descriptors are plain integers, positions are explicit, nothing is buffered: a s
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -89,10 +90,14 @@ class OperatingSystem:
     def allocate(self, path: Path, size: int) -> None:
         fd = self.open(path)
         try:
-            if hasattr(os, "posix_fallocate"):
+            try:
                 os.posix_fallocate(fd, 0, size)
-            else:
+            except AttributeError:  # not every system has it
                 write_all(self, fd, 0, bytes(size))
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+                write_all(self, fd, 0, bytes(size))  # nor every file system
         finally:
             os.close(fd)
 
