@@ -43,9 +43,9 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block with the u64
     refs of all live rows of the table at this place of the ring
 
-    view (kind VIEW_READY): u32 length, u8 kind, u8 padding, u16 reader slot, u32 request id, u32 table id of the instance,
-    u64 ref of a heap block with the refs of its rows at this place of the ring; or, if the view failed, table id and ref
-    0 and then the text for clients (UTF-8)
+    view (kind VIEW_READY): u32 length, u8 kind, u8 padding, u16 reader slot, u32 request id, u32 table id of the
+    instance, u64 ref of a heap block with the refs of its rows at this place of the ring; or, if the view failed,
+    table id and ref 0 and then the text for clients (UTF-8)
 
     log lines (kind LOG_LINES): u32 length, u8 kind, u8 padding, u16 0, then JSON lines as the module log stores them
 
