@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from spacetimedb.sql.catalog import CallerCatalog
     from spacetimedb.subscriptions.large_rows import Snapshot
+    from spacetimedb.subscriptions.one_off import OneOff
     from spacetimedb.subscriptions.query import Query
-    from spacetimedb.subscriptions.query_sets import OneOff
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""

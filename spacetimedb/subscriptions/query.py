@@ -249,3 +249,21 @@ def make_fragment(query: Query, plan: SelectPlan) -> AnyFragment:
 
 def _all(terms: Collection[Typed]) -> Typed:
     return next(iter(terms)) if len(terms) == 1 else Combine("AND", tuple(terms))
+
+
+def listen(audience: Audience, number: int, queries: Iterable[Query]) -> None:
+    """Notes at the queries that the audience has them in this set."""
+    for query in queries:
+        numbers = query.audiences.get(audience, ())
+        query.audiences[audience] = tuple(sorted((*numbers, number)))
+
+
+def both_ways(fragment: JoinFragment) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
+    """Each side of a join with the other."""
+    return (fragment.returned, fragment.other), (fragment.other, fragment.returned)
+
+
+def edge_place(side: Side, other: Side) -> tuple[int, int, int, int]:
+    """Where the edge from ``side`` over its partners in ``other`` stands."""
+    assert other.equality is not None
+    return side.column, other.table_id, other.column, other.equality[0]

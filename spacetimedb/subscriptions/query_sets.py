@@ -25,20 +25,23 @@ from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.estimate import check_limit
 from spacetimedb.sql.execute import RowSource, execute_select
 from spacetimedb.sql.explain import explain_plan, explain_rows
-from spacetimedb.sql.plan import ExplainPlan, plan_one_off, plan_subscription
+from spacetimedb.sql.plan import plan_one_off, plan_subscription
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
 from spacetimedb.subscriptions.costs import QueryCost, TableStatistics, costs_by_text, live_steps
 from spacetimedb.subscriptions.large_rows import LargeRows, LargeTables, Snapshot, SnapshotOf
+from spacetimedb.subscriptions.one_off import OneOff
 from spacetimedb.subscriptions.query import (
     SHARED_QUERIES,
     SHARED_SETS,
     Audience,
     JoinFragment,
     Query,
-    Side,
     SingleFragment,
+    both_ways,
+    edge_place,
+    listen,
     make_fragment,
 )
 from spacetimedb.subscriptions.row_index import IndexFilling, RowIndex
@@ -68,21 +71,6 @@ class QuerySetInUse(Exception):
 
 class QuerySetUnknown(Exception):
     """The client has no query set with this id."""
-
-
-class OneOff:
-    """A query that is answered once. ``stored_tables``: the tables whose rows it needs.
-
-    ``explained`` is set, to the text of the query, if the plan is only to be told.
-    """
-
-    __slots__ = ("explained", "is_owner", "plan", "stored_tables")
-
-    def __init__(self, plan: SelectPlan | ExplainPlan, is_owner: bool) -> None:
-        self.is_owner = is_owner
-        self.explained = plan.text if isinstance(plan, ExplainPlan) else None
-        self.plan = plan.plan if isinstance(plan, ExplainPlan) else plan
-        self.stored_tables = self.plan.stored_tables
 
 
 class Subscriptions:
@@ -278,7 +266,7 @@ class Subscriptions:
                 self._start(query)
         if old is not None and not old.is_shared:
             old.sets[query_set_id] = added
-            _listen(old, query_set_id, added)
+            listen(old, query_set_id, added)
         else:
             sets = {query_set_id: added} if old is None else old.sets | {query_set_id: added}
             self._move(client, sets)
@@ -327,11 +315,11 @@ class Subscriptions:
                 if audience is None:
                     audience = self._shared[key] = Audience(sets, True)
                     for number, queries in key:
-                        _listen(audience, number, queries)
+                        listen(audience, number, queries)
             else:
                 audience = Audience(dict(sets), False)
                 for number, queries in sets.items():
-                    _listen(audience, number, queries)
+                    listen(audience, number, queries)
             audience.clients[client] = None
             self._clients[client] = audience
         if old is not None:
@@ -381,14 +369,14 @@ class Subscriptions:
         for side in (fragment.returned, fragment.other):
             side.index = self.tables[side.table_id].index(side.column, self._source)
             side.index.uses += 1
-        for side, other in _both_ways(fragment):
+        for side, other in both_ways(fragment):
             entry = self.tables[side.table_id]
             if side.equality is not None:
                 entry.values(side.equality[0]).add(side.equality[1].key, fragment)
             elif other.equality is not None and not other.is_event:
                 partner = self.tables[other.table_id]
                 assert other.index is not None
-                place = _edge_place(side, other)
+                place = edge_place(side, other)
                 edge = entry.edges.get(place)
                 if edge is None:
                     values = ValueMap(partner.table, other.equality[0])
@@ -423,13 +411,13 @@ class Subscriptions:
         query.initial = None
 
     def _stop_join(self, fragment: JoinFragment) -> None:
-        for side, other in _both_ways(fragment):
+        for side, other in both_ways(fragment):
             entry = self.tables[side.table_id]
             entry.joins.pop(fragment, None)
             if side.equality is not None:
                 entry.forget_value(side.equality[0], side.equality[1].key, fragment)
             elif other.equality is not None and not other.is_event:
-                place = _edge_place(side, other)
+                place = edge_place(side, other)
                 edge = entry.edges[place]
                 edge.values.remove(other.equality[1].key, fragment)
                 if not edge.values.fragments:
@@ -607,20 +595,3 @@ def _set_number(item: tuple[int, tuple[Query, ...]]) -> int:
 def _select_all(name: str) -> str:
     quoted = name.replace('"', '""')
     return f'SELECT * FROM "{quoted}"'
-
-
-def _listen(audience: Audience, number: int, queries: Iterable[Query]) -> None:
-    """Notes at the queries that the audience has them in this set."""
-    for query in queries:
-        numbers = query.audiences.get(audience, ())
-        query.audiences[audience] = tuple(sorted((*numbers, number)))
-
-
-def _both_ways(fragment: JoinFragment) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
-    return (fragment.returned, fragment.other), (fragment.other, fragment.returned)
-
-
-def _edge_place(side: Side, other: Side) -> tuple[int, int, int, int]:
-    """Where the edge from ``side`` over its partners in ``other`` stands."""
-    assert other.equality is not None
-    return side.column, other.table_id, other.column, other.equality[0]
