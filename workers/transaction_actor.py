@@ -219,6 +219,9 @@ class TransactionActor:
         return {number: table.row_count for number, table in tables.items() if not table.flags & (EVENT | UNLOGGED)}
 
     def _update(self, message: UpdateProgram) -> None:
+        if self._is_full:
+            self._channel.send(ActorFailed(DISK_FULL))
+            return
         try:
             update(self.database, message.program, message.program_hash, message.break_clients)
         except InstallError as error:
