@@ -155,6 +155,8 @@ class Lane:
         self.clients: set[Client] = set()
         self.slices = Slices()
         self.now = trio.current_time()
+        self._arrived = trio.Event()
+        """Set when there are clients to look after."""
         self.messages_sent = 0
         self.bytes_sent = 0
         self.dropped = 0
@@ -163,6 +165,7 @@ class Lane:
         """From now on the lane reads this socket."""
         self.now = client.last_received = trio.current_time()
         self.clients.add(client)
+        self._arrived.set()
         self._watch(client)
         self.send(client, frames.PING)
         client.pinged_at = self.now
@@ -185,8 +188,8 @@ class Lane:
             for link in links:
                 if link.outgoing:
                     link.post()
-                if link.touched:
-                    link.flush()
+                if link.outbox.touched:
+                    link.outbox.flush()
                 if link.congested and not link.down:
                     self._full.add(link)
                     for client in link.all_clients():
@@ -264,10 +267,10 @@ class Lane:
         try:
             messages = parse(payload, client.several)
         except v2.ClientDecodeError as error:
-            client.link.receive(client, error.messages)
+            client.link.requests.receive(client, error.messages)
             self.close(client, error.close_code, error.text)
             return
-        client.link.receive(client, messages)
+        client.link.requests.receive(client, messages)
         client.deferred_bytes = client.deferred_bytes + len(payload) if client.deferred else 0
         if client.pending_calls + len(client.deferred) > MAX_UNANSWERED or client.deferred_bytes > MAX_DEFERRED_BYTES:
             client.deferred.clear()
@@ -333,7 +336,7 @@ class Lane:
             client.state = CLOSING
             client.close_code = code
             client.close_reason = reason
-            client.link.flush_client(client)
+            client.link.outbox.flush_client(client)
             client.link.leave(client)
             client.ended.set()
 
@@ -356,6 +359,9 @@ class Lane:
     async def keep_alive(self) -> None:
         """Pings every client that answered the last ping, and drops those that have been silent for too long."""
         while True:
+            if not self.clients:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
             await trio.sleep(SWEEP_S)
             now = self.now = trio.current_time()
             for client in list(self.clients):

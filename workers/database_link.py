@@ -11,7 +11,6 @@ and reader, was in the ring before it heard it, so it is seen.
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
@@ -26,19 +25,19 @@ from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.heap import RowReader
 from spacetimedb.memory.mailbox import MailboxWriter
 from spacetimedb.memory.region import Region
-from spacetimedb.memory.ring import ReaderDropped, RingReader
-from spacetimedb.protocol import v1, v2
-from spacetimedb.sql.errors import SqlError
+from spacetimedb.memory.ring import RingReader
+from spacetimedb.protocol import v2
 from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
-from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown, Subscriptions
+from spacetimedb.subscriptions.query_sets import Subscriptions
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.catalog import DatabaseCatalog
-from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane, Message
-from spacetimedb.workers.large_answers import answer_later, build_indexes, enter_rows
+from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane
+from spacetimedb.workers.client_requests import CALLS, ClientRequests
+from spacetimedb.workers.large_answers import enter_rows
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
+from spacetimedb.workers.outbox import Outbox
 from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
-from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.views import follow_ready, instances_of
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
@@ -46,10 +45,7 @@ from spacetimedb.workers.waiter import DatabaseGone, Waiter
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from spacetimedb.sql.catalog import CallerCatalog
     from spacetimedb.subscriptions.large_rows import Snapshot
-    from spacetimedb.subscriptions.one_off import OneOff
-    from spacetimedb.subscriptions.query import Query
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
@@ -61,7 +57,6 @@ KEEP_S: Final = 10.0
 _COMMIT: Final = Layout("<IBBHQqHHIII")
 """Head of a commit record up to the duration."""
 _U32: Final = Layout("<I")
-_CALLS: Final = frozenset({v2.CALL_REDUCER, v2.CALL_PROCEDURE, v1.CALL_REDUCER, v1.CALL_PROCEDURE})
 _OK: Final = Layout("<BIqBII")
 """ReducerResult Ok with no return value and no query sets."""
 
@@ -94,13 +89,10 @@ class DatabaseLink:
         self.congested = False
         """The mailbox was full: nothing is read from clients until there is room."""
         self.down = False
-        self.touched: set[Client] = set()
-        """Clients with unsent messages."""
-        self._holding: set[Client] = set()
-        """Clients with messages that wait until they are durable."""
+        self.outbox = Outbox(lane, self.check_attached)
+        self.requests = ClientRequests(self)
         self._closing: list[tuple[int, list[Client]]] = []
         """Clients that the database disconnected, and what must be durable before they are closed."""
-        self.durable = 0
         self.durable_changed = trio.Event()
         self.known_rows: dict[int, LiveRows] = {}
         """By table id, kept current."""
@@ -114,14 +106,8 @@ class DatabaseLink:
         """When a table's rows were asked for last, by table id."""
         self.subscriptions = Subscriptions(self)
         self.views = instances_of(self)
-        self._frames: dict[int, bytes] = {}
-        """Framed form of messages that several clients get, by id of the message; for one batch."""
-        self._shared: list[bytes] = []
         self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
         self._ring_ended = trio.Event()
-        self.calls_received = 0
-        self.messages_sent = 0
-        self.drained_log_position = 0
 
     # -- rows, as the subscriptions see them (RowSource)
 
@@ -175,203 +161,19 @@ class DatabaseLink:
         if client.number not in self.clients and client.number not in self.v1.clients:
             return
         # Calls that came in before the end are run, though nobody hears of them.
-        calls = [message for message in client.deferred if message[0] in _CALLS]
+        calls = [message for message in client.deferred if message[0] in CALLS]
         client.deferred.clear()
         if calls and client.state != CONNECTING and not self.down:
-            self.receive(client, calls)
+            self.requests.receive(client, calls)
         self.clients.pop(client.number, None)
         self.v1.clients.pop(client.number, None)
-        self.touched.discard(client)
-        self._holding.discard(client)
+        self.outbox.forget(client)
         self.subscriptions.drop_client(client.number)
         self.views.done(client.number)
         self.forget_unused_tables()
         if not self.down:
             self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
             self.post()
-
-    def receive(self, client: Client, messages: Iterable[Message]) -> None:
-        """Messages of a client, in order. Calls go out with the next `post`; the rest is executed in its turn."""
-        reducer_ids, generation = self.catalog.reducer_ids, self.catalog.generation_bits
-        outgoing, number, head = self.outgoing, client.number, mail.REQUEST_HEAD.pack
-        for message in messages:
-            if client.deferred or client.state == CONNECTING:
-                client.deferred.append(message)
-            elif message[0] == v2.CALL_REDUCER:
-                _tag, request_id, name, args = message
-                client.pending_calls += 1
-                reducer_id = reducer_ids.get(name)
-                if reducer_id is None:
-                    outgoing.append(mail.request(mail.CALL, mail.BY_NAME, number, request_id, mail.named(name, args)))
-                else:
-                    padding = -len(args) & 7
-                    record = head(
-                        16 + len(args) + padding, mail.CALL, padding | generation, reducer_id, number, request_id
-                    )
-                    outgoing.append(record + args + mail.PADDING[padding])
-                self.calls_received += 1
-            elif message[0] == v2.CALL_PROCEDURE:
-                _tag, request_id, name, args = message
-                outgoing.append(mail.request(mail.PROCEDURE, 0, number, request_id, mail.named(name, args)))
-            elif message[0] == v1.CALL_REDUCER or message[0] == v1.CALL_PROCEDURE:
-                assert isinstance(client, V1Client)
-                self.v1.call(client, message)
-            elif client.pending_calls:
-                client.deferred.append(message)
-            else:
-                self.pump()
-                if client.state != OPEN:
-                    return
-                if client.deferred or client.pending_calls or not self._execute(client, message):
-                    client.deferred.append(message)
-
-    def run_deferred(self, client: Client) -> None:
-        """Executes what waited, as far as it can be, at the present place of the ring."""
-        client.waiting = False
-        deferred = client.deferred
-        while deferred and client.state == OPEN:
-            message = deferred[0]
-            if message[0] in _CALLS:
-                deferred.popleft()
-                rest, client.deferred = deferred, type(deferred)()
-                self.receive(client, (message,))
-                client.deferred = rest
-                deferred = rest
-            elif client.pending_calls or not self._execute(client, message):
-                return
-            elif deferred:  # not closed meanwhile
-                deferred.popleft()
-
-    def _execute(self, client: Client, message: Message) -> bool:
-        """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
-        try:
-            return self._try_to_execute(client, message)
-        except ReaderDropped:
-            raise
-        except Exception:
-            # A fault of ours that one client has found: it must not take the others with it.
-            traceback.print_exc()
-            self.lane.close(client, v2.DECODE_ERROR_CLOSE, "internal error")
-            return True
-
-    def _try_to_execute(self, client: Client, message: Message) -> bool:
-        if message[0] == v2.SUBSCRIBE:
-            is_done = self._subscribe(client, message)
-        elif message[0] == v2.UNSUBSCRIBE:
-            is_done = self._unsubscribe(client, message)
-        elif message[0] == v2.ONE_OFF_QUERY:
-            is_done = self._one_off(client, message)
-        else:
-            assert isinstance(message, v1.MESSAGES)
-            assert isinstance(client, V1Client)
-            is_done = self.v1.execute(client, message)
-        if is_done and self.views.done(client.number):
-            self.forget_unused_tables()
-        return is_done
-
-    def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
-        _tag, request_id, set_id, texts = message
-        try:
-            if self.subscriptions.has_set(client.number, set_id):
-                raise QuerySetInUse
-            queries = self.queries(client, texts)
-            if queries is None:
-                return False
-            parts = self.subscriptions.begin(client.number, set_id, queries, self.snapshot)
-        except QuerySetInUse:
-            self.tell(client, v2.subscription_error(request_id, set_id, self.set_in_use(client, set_id)))
-        except SqlError as error:
-            self.tell(client, v2.subscription_error(request_id, set_id, str(error)))
-        else:
-            ready = [part for part in parts if isinstance(part, bytes)]
-            if len(ready) == len(parts):
-                self.tell(client, v2.subscribe_applied(request_id, set_id, ready), self.position_horizon)
-            else:
-                answer_later(self, client, request_id, set_id, parts)
-        return True
-
-    def _unsubscribe(self, client: Client, message: v2.Unsubscribe) -> bool:
-        _tag, request_id, set_id, send_dropped = message
-        try:
-            if send_dropped and not self.have_tables(client, self.subscriptions.tables_of(client.number, set_id)):
-                return False
-            rows = self.subscriptions.unsubscribe(client.number, set_id, send_dropped)
-        except QuerySetUnknown:
-            self.tell(client, v2.subscription_error(request_id, set_id, self.set_unknown(client, set_id)))
-        else:
-            self.tell(client, v2.unsubscribe_applied(request_id, set_id, rows), self.position_horizon)
-            self.forget_unused_tables()
-        return True
-
-    def _one_off(self, client: Client, message: v2.OneOffQuery) -> bool:
-        _tag, request_id, text = message
-        try:
-            found = self.one_off(client, text)
-        except SqlError as error:
-            self.tell(client, v2.one_off_err(request_id, str(error)))
-            return True
-        if found is None:
-            return False
-        self.tell(client, v2.one_off_ok(request_id, [found[1]]), self.position_horizon)
-        return True
-
-    def queries(self, client: Client, texts: Iterable[str]) -> list[Query] | None:
-        """The queries of a Subscribe; None: tables must come first. Raises SqlError."""
-        catalog = self.views.catalog(self.catalog.for_caller(client.identity), client.identity)
-        queries = self.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
-        if not self._have_views(client, catalog):
-            return None
-        tables = {t for query in queries for t in query.stored_tables}
-        if not client.is_owner:
-            tables.add(ST_VAR)
-        if not self.have_tables(client, tables):
-            return None
-        if not client.is_owner:
-            check_queries(self, queries)
-        return queries if self._have_indexes(client, queries) else None
-
-    def _have_indexes(self, client: Client, queries: list[Query]) -> bool:
-        """Whether there is an index of every column of a large table that the queries need one of; as `have_tables`."""
-        missing = self.subscriptions.missing_indexes(queries)
-        if missing is not None:
-            client.waiting = True
-            build_indexes(self, *missing, lambda: self.run_deferred(client))
-        return missing is None
-
-    def one_off(self, client: Client, text: str) -> tuple[OneOff, bytes] | None:
-        """A query and its answer (SingleTableRows); None: tables must come first. Raises SqlError."""
-        catalog = self.views.catalog(self.catalog.for_caller(client.identity), client.identity)
-        query = self.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
-        tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR)
-        if not self._have_views(client, catalog) or not self.have_tables(client, tables):
-            return None
-        if not client.is_owner:
-            check_plan(self, query.plan)
-        missing = self.subscriptions.missing_search_index(query.plan)
-        if missing is not None:
-            client.waiting = True
-            build_indexes(self, *missing, lambda: self.run_deferred(client))
-            return None
-        rows = self.subscriptions.one_off_rows(query)
-        self.forget_unused_tables()
-        return query, rows
-
-    def set_in_use(self, client: Client, set_id: int) -> str:
-        """The text for a query set id, or in v1 a query id, that the client has already."""
-        return f"Subscription with id QuerySetId {{ id: {set_id} }} already exists for client: {_who(client)}"
-
-    def set_unknown(self, client: Client, set_id: int) -> str:
-        """The text for a query set, or in v1 a query, that the client does not have."""
-        if self.subscriptions.has_client(client.number):
-            return f"Subscription not found: ({_who(client)}, QuerySetId {{ id: {set_id} }})"
-        return f"Client not found: {_who(client)}"
-
-    def tell(self, client: Client, message: bytes, horizon: int = 0) -> None:
-        """Queues a message that says nothing of transactions later than `horizon`."""
-        client.messages.append(message)
-        if horizon > client.horizon:
-            client.horizon = horizon
-        self.touched.add(client)
 
     # -- tables
 
@@ -380,13 +182,8 @@ class DatabaseLink:
         missing = [t for t in table_ids if not self._has_rows(t)]
         if missing:
             client.waiting = True
-            self._ask(missing[0], lambda: self.run_deferred(client))
+            self._ask(missing[0], lambda: self.requests.run_deferred(client))
         return not missing
-
-    def _have_views(self, client: Client, catalog: CallerCatalog) -> bool:
-        """Whether all views named in the catalog are there; as `have_tables`. Raises SqlError if one failed."""
-        client.waiting = not self.views.want(client.number, catalog, lambda: self.run_deferred(client))
-        return not client.waiting
 
     def _has_rows(self, table_id: int) -> bool:
         self._used[table_id] = trio.current_time()
@@ -418,6 +215,11 @@ class DatabaseLink:
             event = trio.Event()
             self._ask(missing[0], event.set)
             await event.wait()
+
+    @property
+    def has_unused_tables(self) -> bool:
+        """Whether rows are kept that no subscription reads."""
+        return bool(self.built or self.known_rows.keys() - self.subscriptions.tables.keys())
 
     def forget_unused_tables(self) -> None:
         """Lets go of all rows, and gives back all instances of views, that nobody here reads any more."""
@@ -493,12 +295,10 @@ class DatabaseLink:
                 self._actor_bell.ring()
         durable = self.control.words[words.DURABLE]
         self._ring_ended.set()
-        if durable != self.durable:
-            self.durable = durable
+        if durable != self.outbox.durable:
+            self.outbox.release(durable)
             event, self.durable_changed = self.durable_changed, trio.Event()
             event.set()
-            if self._holding:
-                self._release()
         while self._closing and self._closing[0][0] <= durable:
             close_clients(self, self._closing.pop(0)[1])
         return worked
@@ -507,6 +307,11 @@ class DatabaseLink:
     def fan_out_lag_bytes(self) -> int:
         """Bytes in the ring that this reader has not processed."""
         return self._ring.pending()
+
+    def check_attached(self) -> None:
+        """Raises ReaderDropped if the actor did not wait for this reader any more."""
+        if not self.down:
+            self._ring.check()
 
     def prepare_sleep(self) -> bool:
         """Whether the reader may wait for its bell."""
@@ -525,7 +330,7 @@ class DatabaseLink:
         """All records of `data` in order: the hot loop of the way out."""
         at, end = 0, len(data)
         head, length_of, ok = _COMMIT.unpack_from, _U32.unpack_from, _OK.pack
-        clients, touched = self.clients, self.touched
+        clients, touched = self.clients, self.outbox.touched
         reader = self.reader
         while at < end:
             kind = data[at + 4]
@@ -552,7 +357,7 @@ class DatabaseLink:
                         touched.add(client)
                         client.pending_calls -= 1
                         if client.deferred and not client.pending_calls and not client.waiting:
-                            self.run_deferred(client)
+                            self.requests.run_deferred(client)
                     elif number in self.v1.clients:
                         self.v1.committed(number, update, timestamp, duration, horizon)
                     elif self.waiters:
@@ -590,7 +395,7 @@ class DatabaseLink:
     ) -> bytes | None:
         """Queues a TransactionUpdate for everybody in the groups but the caller, whose update is returned."""
         own = None
-        clients, touched, shared = self.clients, self.touched, self._shared
+        clients, touched, shared = self.clients, self.outbox.touched, self.outbox.shared
         for update, numbers in groups:
             message = b"\x04" + update
             shared.append(message)
@@ -656,26 +461,26 @@ class DatabaseLink:
             return
         if outcome == Outcome.CONNECTED:
             client.state = OPEN
-            self.tell(client, v2.initial_connection(client.identity, client.connection_id, client.token))
-            self.run_deferred(client)
+            self.outbox.tell(client, v2.initial_connection(client.identity, client.connection_id, client.token))
+            self.requests.run_deferred(client)
             return
         if outcome == Outcome.REFUSED:
             self.lane.drop(client)
             return
         if outcome == Outcome.RETURNED:
-            self.tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
+            self.outbox.tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
             return
         text = body.decode()
         if outcome in (Outcome.PROCEDURE_FAILED, Outcome.NO_SUCH_PROCEDURE, Outcome.BAD_PROCEDURE_ARGUMENTS):
-            self.tell(client, v2.procedure_result_internal(request_id, text))
+            self.outbox.tell(client, v2.procedure_result_internal(request_id, text))
             return
         if outcome == Outcome.ERROR:
-            self.tell(client, v2.reducer_result_err(request_id, timestamp, text))
+            self.outbox.tell(client, v2.reducer_result_err(request_id, timestamp, text))
         else:
-            self.tell(client, v2.reducer_result_internal(request_id, timestamp, text))
+            self.outbox.tell(client, v2.reducer_result_internal(request_id, timestamp, text))
         client.pending_calls -= 1
         if client.deferred and not client.pending_calls and not client.waiting:
-            self.run_deferred(client)
+            self.requests.run_deferred(client)
 
     def _follow_log(self, record: bytes) -> None:
         if self.log_followers:
@@ -686,85 +491,6 @@ class DatabaseLink:
                     follower.send_nowait(lines)
                 except (trio.WouldBlock, trio.BrokenResourceError):
                     pass  # a follower that does not read loses lines
-
-    # -- out to the sockets
-
-    def flush(self) -> None:
-        """Frames and sends the messages of all touched clients; unconfirmed or durable ones at once, the rest later."""
-        # What was read from the heap is only right if the actor had to keep it for this reader.
-        self.check_attached()
-        while self.touched:
-            client = self.touched.pop()
-            self.flush_client(client)
-        self._frames.clear()
-        self._shared.clear()
-
-    def check_attached(self) -> None:
-        """Raises ReaderDropped if the actor did not wait for this reader any more."""
-        if not self.down:
-            self._ring.check()
-
-    def keep_for_batch(self, message: bytes) -> None:
-        """Keeps a message until `flush` ends, so that no other gets its id meanwhile; see `flush_client`."""
-        self._shared.append(message)
-
-    def flush_client(self, client: Client) -> None:
-        """Frames and sends the messages of one client."""
-        messages = client.messages
-        waiting: list[bytes] = []
-        if client.gathering:
-            at = next(i for i, message in enumerate(messages) if message is client.gathering[0])
-            messages, waiting = messages[:at], messages[at:]
-        if not messages:
-            return
-        self.messages_sent += len(messages)
-        if len(messages) == 1:
-            message = messages[0]
-            data = self._frames.get(id(message))
-            if data is None:
-                data = client.pack(messages)
-                if message[0] == 4:
-                    # Shared by several clients; `_shared` keeps it alive, so its id stays its own during this batch.
-                    self._frames[id(message)] = data
-        elif client.several:
-            data = v2.pack_v3(messages)
-        else:
-            data = client.pack(messages)
-        client.messages = waiting
-        if client.confirmed and (client.held or client.horizon > self.durable):
-            client.held.append((client.horizon, data))
-            self._holding.add(client)
-            if len(client.held) > MAX_HELD:
-                self.lane.drop(client)
-        else:
-            self.lane.send(client, data)
-
-    def send_parts(self, client: Client, parts: list[bytes | memoryview], horizon: int) -> None:
-        """Sends one large message that is framed already."""
-        self.messages_sent += 1
-        client.allowance += sum(map(len, parts))
-        if client.confirmed and (client.held or horizon > self.durable):
-            client.held.extend((horizon, part) for part in parts)
-            self._holding.add(client)
-        else:
-            for part in parts:
-                self.lane.send(client, part)
-
-    def _release(self) -> None:
-        """Sends what waited for the durable offset, in order."""
-        durable = self.durable
-        for client in list(self._holding):
-            held = client.held
-            parts = []
-            while held and held[0][0] <= durable:
-                parts.append(held.popleft()[1])
-            if client.allowance:
-                for part in parts:
-                    self.lane.send(client, part)
-            elif parts:
-                self.lane.send(client, parts[0] if len(parts) == 1 else b"".join(parts))
-            if not held:
-                self._holding.discard(client)
 
     # -- requests over HTTP
 
@@ -807,7 +533,7 @@ class DatabaseLink:
 
     async def wait_durable(self, horizon: int) -> None:
         """Waits until so many transactions are durable."""
-        while self.durable < horizon:
+        while self.outbox.durable < horizon:
             if self.down:
                 raise DatabaseGone
             await self.durable_changed.wait()
@@ -847,8 +573,3 @@ class DatabaseLink:
         for region in self._regions:
             region.close()
         self._actor_bell.close()
-
-
-def _who(client: Client) -> str:
-    """A client as upstream's texts name it."""
-    return f"(Identity({client.identity.to_hex()}), ConnectionId({client.connection_id.to_hex()}))"

@@ -87,12 +87,12 @@ def answer_later(
             large.leave()
         link.forget_unused_tables()
         link.check_attached()
-        link.flush_client(client)
+        link.outbox.flush_client(client)
         client.gathering.popleft()
         del client.messages[0]
-        link.send_parts(client, list(frame_parts(message)), horizon)
-        link.touched.add(client)
-        link.flush()
+        link.outbox.send_parts(client, list(frame_parts(message)), horizon)
+        link.outbox.touched.add(client)
+        link.outbox.flush()
         return False
 
     link.lane.slices.add(job)
@@ -125,7 +125,7 @@ def enter_rows(link: DatabaseLink, table_id: int, then: Callable[[], None]) -> N
             return True
         then()
         link.post()
-        link.flush()
+        link.outbox.flush()
         return False
 
     link.lane.slices.add(job)
@@ -151,7 +151,7 @@ def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], t
         for go_on in link.building.pop(table_id):
             go_on()
         link.forget_unused_tables()
-        link.flush()
+        link.outbox.flush()
         return False
 
     link.lane.slices.add(job)

@@ -49,6 +49,8 @@ from spacetimedb.workers.messages import (
 DRAIN_S: Final = 1.0
 """After a Stop, how long clients may take to close, and requests to be answered."""
 ACCEPT_RETRY_S: Final = 0.05
+COUNT_S: Final = 1.0
+"""How long figures for metrics may lag behind."""
 RESERVED_DESCRIPTORS: Final = 256
 """Left for databases and files; all others may be connections, and who comes then waits in the system's queue."""
 
@@ -73,6 +75,8 @@ class Reader:
         self._waiting: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._next_request = 0
         self._stopping = trio.Event()
+        self._active = trio.Event()
+        """Set by whatever the databases publish; see `_count`."""
         keys = KeyPair(setup.private_key, setup.public_key)
         self.api = Api(ReaderBackend(self), Tokens(keys, IssuerKeys(fetch_url)))
 
@@ -160,13 +164,14 @@ class Reader:
                         sys.exit("the database dropped this reader: it was too slow")
                     if link.outgoing:
                         link.post()
-                    if link.touched:
-                        link.flush()
+                    if link.outbox.touched:
+                        link.outbox.flush()
                 if not worked and all(link.prepare_sleep() for link in self.links.values()):
                     break
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.wait_readable(bell.fd)
             bell.clear()
+            self._active.set()
             for link in self.links.values():
                 link.awake()
 
@@ -187,22 +192,30 @@ class Reader:
             nursery.start_soon(serve_connection, self, trio.SocketStream(sock))
 
     async def _count(self) -> None:
-        """Shows this reader's figures in the control blocks, for metrics."""
+        """A second after something happened: forgets unused tables, shows this reader's figures for metrics."""
         while True:
-            await trio.sleep(1)
+            await self._active.wait()
+            await trio.sleep(COUNT_S)
+            self._active = trio.Event()
             for link in self.links.values():
                 link.forget_unused_tables()
-                block, slot = link.control, self.number
-                for word, value in (
-                    (words.READER_PID, os.getpid()),
-                    (words.READER_CONNECTIONS, len(link.clients) + len(link.v1.clients)),
-                    (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
-                    (words.READER_CALLS, link.calls_received),
-                    (words.READER_MESSAGES, link.messages_sent),
-                    (words.READER_BYTES, self.lane.bytes_sent),
-                    (words.READER_DROPPED, self.lane.dropped),
-                ):
-                    block.words[block.reader_word(slot, word)] = value
+                self._show_figures(link)
+                if link.has_unused_tables:
+                    self._active.set()  # they are kept for a while: look again
+
+    def _show_figures(self, link: DatabaseLink) -> None:
+        block = link.control
+        first = block.reader_word(self.number, 0)
+        for word, value in (
+            (words.READER_PID, os.getpid()),
+            (words.READER_CONNECTIONS, len(link.clients) + len(link.v1.clients)),
+            (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
+            (words.READER_CALLS, link.requests.calls_received),
+            (words.READER_MESSAGES, link.outbox.messages_sent),
+            (words.READER_BYTES, self.lane.bytes_sent),
+            (words.READER_DROPPED, self.lane.dropped),
+        ):
+            block.words[first + word] = value
 
     async def run(self) -> None:
         """Serves until told to stop, or until the supervisor is gone."""

@@ -353,6 +353,7 @@ class TransactionActor:
         control[words.NEXT_OFFSET] = database.horizon
         control[words.TRANSACTIONS] = database.horizon
         control[words.REDUCER_CALLS] = database.calls
+        control[words.REDUCER_MICROS] = database.reducer_micros
         control[words.REDUCER_ERRORS] = database.errors
         control[words.RING_POSITION] = end
         control[words.HEAP_BYTES] = heap.high_water

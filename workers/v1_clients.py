@@ -155,7 +155,7 @@ class V1Clients:
         info = v1.ReducerCall(name, catalog.reducer_ids.get(name, v1.UNKNOWN_REDUCER), shown, message.request_id)
         client.calls.append(_Call(info, message.flags, problem))
         client.pending_calls += 1
-        link.calls_received += 1
+        link.requests.calls_received += 1
         body = mail.named(name, binary)
         link.outgoing.append(mail.request(mail.CALL, detail, client.number, message.request_id, body))
 
@@ -202,7 +202,7 @@ class V1Clients:
         encoded = self._light[2]
         if form not in encoded:
             encoded[form] = form.encode(v1.transaction_update_light(request_id, self._tables_of(update, form)))
-        self._link.tell(client, encoded[form], horizon)
+        self._link.outbox.tell(client, encoded[form], horizon)
 
     def committed(self, number: int, update: bytes | None, timestamp: int, duration: int, horizon: int) -> None:
         """A client's call changed something, or nothing; `update` is its own part of it."""
@@ -224,7 +224,7 @@ class V1Clients:
         if outcome == Outcome.CONNECTED:
             client.state = OPEN
             self._tell(client, v1.identity_token(client.identity, client.token, client.connection_id))
-            link.run_deferred(client)
+            link.requests.run_deferred(client)
         elif outcome == Outcome.REFUSED:
             link.lane.drop(client)
         elif outcome in _OF_PROCEDURES:
@@ -251,7 +251,7 @@ class V1Clients:
     def _answered(self, client: V1Client) -> None:
         client.pending_calls -= 1
         if client.deferred and not client.pending_calls and not client.waiting:
-            self._link.run_deferred(client)
+            self._link.requests.run_deferred(client)
 
     def _tables_of(self, update: bytes, form: v1.Form) -> list[Value]:
         if update is not self._translated[0]:
@@ -265,7 +265,7 @@ class V1Clients:
         return found
 
     def _tell(self, client: V1Client, message: Value, horizon: int = 0) -> None:
-        self._link.tell(client, client.form.encode(message), horizon)
+        self._link.outbox.tell(client, client.form.encode(message), horizon)
 
     def _tell_outcome(
         self, client: V1Client, call: v1.ReducerCall, status: Value, timestamp: int, duration: int, horizon: int = 0
@@ -302,9 +302,9 @@ class V1Clients:
                 case v1.UnsubscribeMulti(_, _, number):
                     return self._unsubscribe(client, request_id, number, False, took)
         except QuerySetInUse:
-            problem = self._link.set_in_use(client, query_id or 0)
+            problem = self._link.requests.set_in_use(client, query_id or 0)
         except QuerySetUnknown:
-            problem = self._link.set_unknown(client, query_id or 0)
+            problem = self._link.requests.set_unknown(client, query_id or 0)
         except SqlError as error:
             problem = str(error)
         self._tell(client, v1.subscription_error(took(), request_id, query_id, problem))
@@ -313,7 +313,7 @@ class V1Clients:
     def _one_off(self, client: V1Client, message: v1.OneOffQuery, took: Callable[[], int]) -> bool:
         link, form, error, tables = self._link, client.form, None, []
         try:
-            found = link.one_off(client, message.query_string)
+            found = link.requests.one_off(client, message.query_string)
             if found is None:
                 return False
             query, part = found
@@ -323,13 +323,13 @@ class V1Clients:
         except SqlError as problem:
             error = str(problem)
         response = form.encode(v1.one_off_response(message.message_id, error, tables, took()))
-        link.keep_for_batch(response)  # its tag is that of v2 messages that are shared
-        link.tell(client, response, 0 if error else link.position_horizon)
+        link.outbox.keep_for_batch(response)  # its tag is that of v2 messages that are shared
+        link.outbox.tell(client, response, 0 if error else link.position_horizon)
         return True
 
     def _subscribe_legacy(self, client: V1Client, texts: list[str], request_id: int, took: Callable[[], int]) -> bool:
         link = self._link
-        queries = link.queries(client, texts)
+        queries = link.requests.queries(client, texts)
         if queries is None:
             return False
         if client.has_legacy:
@@ -354,7 +354,7 @@ class V1Clients:
         link = self._link
         if query_id in client.queries:
             raise QuerySetInUse
-        queries = link.queries(client, texts)
+        queries = link.requests.queries(client, texts)
         if queries is None:
             return False
         if any(plan.table.is_event for query in queries for plan in query.plans):

@@ -124,6 +124,7 @@ class Database:
         self.horizon = 0
         self.calls = 0
         self.errors = 0
+        self.reducer_micros = 0
         self.budget = Budget()
         self.log = ModuleLog(clock)
         self.scheduler = Scheduler()
@@ -226,6 +227,8 @@ class Database:
         except BaseException as error:
             self._undo(error, reducer.name, who, request_id, timestamp, started)
             return
+        duration = (perf_counter_ns() - started) // 1000
+        self.reducer_micros += duration
         self.emit(
             deltas,
             self._inputs(reducer.log_name, who.log_key, timestamp, args),
@@ -234,7 +237,7 @@ class Database:
             who.connection,
             request_id,
             reducer.id,
-            (perf_counter_ns() - started) // 1000,
+            duration,
             0,
         )
 

@@ -14,32 +14,37 @@ from spacetimedb.protocol import v2_client
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers import client as lane_module
 from spacetimedb.workers.client import GONE, OPEN, Client, Lane
+from spacetimedb.workers.outbox import Outbox
 
 OWNER = Identity(bytes(32))
 
 
-class Link:
-    """A database that keeps the messages it gets."""
+class Requests:
+    """Keeps the messages it gets."""
 
     def __init__(self) -> None:
-        self.owner = OWNER
-        self.congested = self.down = False
-        self.outgoing: list[bytes] = []
-        self.touched: set[Client] = set()
         self.received: list[Any] = []
-        self.clients: list[Client] = []
 
     def receive(self, _client: Client, messages: Iterable[Any]) -> None:
         self.received += messages
+
+
+class Link:
+    """A database that has nothing to say."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.owner = OWNER
+        self.congested = self.down = False
+        self.outgoing: list[bytes] = []
+        self.outbox = Outbox(lane, lambda: None)
+        self.requests = Requests()
+        self.clients: list[Client] = []
 
     def all_clients(self) -> list[Client]:
         return self.clients
 
     def leave(self, client: Client) -> None:
         self.clients = [other for other in self.clients if other is not client]
-
-    def flush_client(self, _client: Client) -> None:
-        pass
 
 
 def connected(lane: Lane, link: Link) -> tuple[Client, socket.socket]:
@@ -64,7 +69,8 @@ async def until_idle() -> None:
 
 
 async def test_a_full_database_stops_its_own_clients_only(nursery: trio.Nursery) -> None:
-    lane, full, other = Lane(), Link(), Link()
+    lane = Lane()
+    full, other = Link(lane), Link(lane)
     _, to_full = connected(lane, full)
     _, to_other = connected(lane, other)
     nursery.start_soon(lane.run)
@@ -74,7 +80,7 @@ async def test_a_full_database_stops_its_own_clients_only(nursery: trio.Nursery)
     full.congested = True
     to_full.send(call)
     await until_idle()
-    assert len(full.received) == 2  # what came with the news is still read
+    assert len(full.requests.received) == 2  # what came with the news is still read
     for _ in range(5):
         to_full.send(call)
         to_other.send(call)
@@ -82,17 +88,18 @@ async def test_a_full_database_stops_its_own_clients_only(nursery: trio.Nursery)
     late, from_late = connected(lane, full)
     from_late.send(call)
     await until_idle()
-    assert (len(full.received), len(other.received)) == (2, 5)
+    assert (len(full.requests.received), len(other.requests.received)) == (2, 5)
     full.congested = False
     lane.resume(full)  # type: ignore[arg-type]
     await until_idle()
-    assert len(full.received) == 8
+    assert len(full.requests.received) == 8
     lane.drop(late)
     nursery.cancel_scope.cancel()
 
 
 async def test_a_backlog_goes_out_while_the_database_is_full(nursery: trio.Nursery) -> None:
-    lane, link = Lane(), Link()
+    lane = Lane()
+    link = Link(lane)
     client, theirs = connected(lane, link)
     nursery.start_soon(lane.run)
     link.congested = True
@@ -114,7 +121,8 @@ async def test_a_backlog_goes_out_while_the_database_is_full(nursery: trio.Nurse
 
 async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "MAX_BACKLOG_BYTES", 1 << 20)
-    lane, link = Lane(), Link()
+    lane = Lane()
+    link = Link(lane)
     client, theirs = connected(lane, link)
     sent = 0
     while client.state != GONE:
@@ -130,7 +138,8 @@ async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
 
 async def test_number_of_batches_in_a_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_module, "MAX_BACKLOG_MESSAGES", 10)
-    lane, link = Lane(), Link()
+    lane = Lane()
+    link = Link(lane)
     client, _theirs = connected(lane, link)
     lane.send(client, bytes(10 << 20))
     for _ in range(9):

@@ -1,0 +1,226 @@
+"""Messages of v2 and v3 clients in their turn: calls go to the actor, the rest is executed at a place of the ring.
+
+A Subscribe waits until the client's earlier calls are answered, and until the rows, views and indexes that it needs are
+here; what the client sent behind it waits with it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from spacetimedb.hosts import mail
+from spacetimedb.memory.ring import ReaderDropped
+from spacetimedb.protocol import v1, v2
+from spacetimedb.sql.errors import SqlError
+from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
+from spacetimedb.workers.client import CONNECTING, OPEN, Client, Message
+from spacetimedb.workers.large_answers import answer_later, build_indexes
+from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries
+from spacetimedb.workers.v1_clients import V1Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from spacetimedb.sql.catalog import CallerCatalog
+    from spacetimedb.subscriptions.one_off import OneOff
+    from spacetimedb.subscriptions.query import Query
+    from spacetimedb.workers.database_link import DatabaseLink
+
+CALLS: Final = frozenset({v2.CALL_REDUCER, v2.CALL_PROCEDURE, v1.CALL_REDUCER, v1.CALL_PROCEDURE})
+
+
+class ClientRequests:
+    """What the clients of one link ask for."""
+
+    def __init__(self, link: DatabaseLink) -> None:
+        self._link = link
+        self.calls_received = 0
+
+    def receive(self, client: Client, messages: Iterable[Message]) -> None:
+        """Messages of a client, in order. Calls go out with the next `post`; the rest is executed in its turn."""
+        reducer_ids, generation = self._link.catalog.reducer_ids, self._link.catalog.generation_bits
+        outgoing, number, head = self._link.outgoing, client.number, mail.REQUEST_HEAD.pack
+        for message in messages:
+            if client.deferred or client.state == CONNECTING:
+                client.deferred.append(message)
+            elif message[0] == v2.CALL_REDUCER:
+                _tag, request_id, name, args = message
+                client.pending_calls += 1
+                reducer_id = reducer_ids.get(name)
+                if reducer_id is None:
+                    outgoing.append(mail.request(mail.CALL, mail.BY_NAME, number, request_id, mail.named(name, args)))
+                else:
+                    padding = -len(args) & 7
+                    record = head(
+                        16 + len(args) + padding, mail.CALL, padding | generation, reducer_id, number, request_id
+                    )
+                    outgoing.append(record + args + mail.PADDING[padding])
+                self.calls_received += 1
+            elif message[0] == v2.CALL_PROCEDURE:
+                _tag, request_id, name, args = message
+                outgoing.append(mail.request(mail.PROCEDURE, 0, number, request_id, mail.named(name, args)))
+            elif message[0] == v1.CALL_REDUCER or message[0] == v1.CALL_PROCEDURE:
+                assert isinstance(client, V1Client)
+                self._link.v1.call(client, message)
+            elif client.pending_calls:
+                client.deferred.append(message)
+            else:
+                self._link.pump()
+                if client.state != OPEN:
+                    return
+                if client.deferred or client.pending_calls or not self._execute(client, message):
+                    client.deferred.append(message)
+
+    def run_deferred(self, client: Client) -> None:
+        """Executes what waited, as far as it can be, at the present place of the ring."""
+        client.waiting = False
+        deferred = client.deferred
+        while deferred and client.state == OPEN:
+            message = deferred[0]
+            if message[0] in CALLS:
+                deferred.popleft()
+                rest, client.deferred = deferred, type(deferred)()
+                self.receive(client, (message,))
+                client.deferred = rest
+                deferred = rest
+            elif client.pending_calls or not self._execute(client, message):
+                return
+            elif deferred:  # not closed meanwhile
+                deferred.popleft()
+
+    def _execute(self, client: Client, message: Message) -> bool:
+        """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
+        try:
+            return self._try_to_execute(client, message)
+        except ReaderDropped:
+            raise
+        except Exception:
+            # A fault of ours that one client has found: it must not take the others with it.
+            traceback.print_exc()
+            self._link.lane.close(client, v2.DECODE_ERROR_CLOSE, "internal error")
+            return True
+
+    def _try_to_execute(self, client: Client, message: Message) -> bool:
+        if message[0] == v2.SUBSCRIBE:
+            is_done = self._subscribe(client, message)
+        elif message[0] == v2.UNSUBSCRIBE:
+            is_done = self._unsubscribe(client, message)
+        elif message[0] == v2.ONE_OFF_QUERY:
+            is_done = self._one_off(client, message)
+        else:
+            assert isinstance(message, v1.MESSAGES)
+            assert isinstance(client, V1Client)
+            is_done = self._link.v1.execute(client, message)
+        if is_done and self._link.views.done(client.number):
+            self._link.forget_unused_tables()
+        return is_done
+
+    def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
+        link = self._link
+        _tag, request_id, set_id, texts = message
+        try:
+            if link.subscriptions.has_set(client.number, set_id):
+                raise QuerySetInUse
+            queries = self.queries(client, texts)
+            if queries is None:
+                return False
+            parts = link.subscriptions.begin(client.number, set_id, queries, link.snapshot)
+        except QuerySetInUse:
+            link.outbox.tell(client, v2.subscription_error(request_id, set_id, self.set_in_use(client, set_id)))
+        except SqlError as error:
+            link.outbox.tell(client, v2.subscription_error(request_id, set_id, str(error)))
+        else:
+            ready = [part for part in parts if isinstance(part, bytes)]
+            if len(ready) == len(parts):
+                link.outbox.tell(client, v2.subscribe_applied(request_id, set_id, ready), link.position_horizon)
+            else:
+                answer_later(link, client, request_id, set_id, parts)
+        return True
+
+    def _unsubscribe(self, client: Client, message: v2.Unsubscribe) -> bool:
+        link = self._link
+        _tag, request_id, set_id, send_dropped = message
+        try:
+            if send_dropped and not link.have_tables(client, link.subscriptions.tables_of(client.number, set_id)):
+                return False
+            rows = link.subscriptions.unsubscribe(client.number, set_id, send_dropped)
+        except QuerySetUnknown:
+            link.outbox.tell(client, v2.subscription_error(request_id, set_id, self.set_unknown(client, set_id)))
+        else:
+            link.outbox.tell(client, v2.unsubscribe_applied(request_id, set_id, rows), link.position_horizon)
+            link.forget_unused_tables()
+        return True
+
+    def _one_off(self, client: Client, message: v2.OneOffQuery) -> bool:
+        _tag, request_id, text = message
+        try:
+            found = self.one_off(client, text)
+        except SqlError as error:
+            self._link.outbox.tell(client, v2.one_off_err(request_id, str(error)))
+            return True
+        if found is None:
+            return False
+        self._link.outbox.tell(client, v2.one_off_ok(request_id, [found[1]]), self._link.position_horizon)
+        return True
+
+    def queries(self, client: Client, texts: Iterable[str]) -> list[Query] | None:
+        """The queries of a Subscribe; None: tables must come first. Raises SqlError."""
+        catalog = self._link.views.catalog(self._link.catalog.for_caller(client.identity), client.identity)
+        queries = self._link.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
+        if not self._have_views(client, catalog):
+            return None
+        tables = {t for query in queries for t in query.stored_tables}
+        if not client.is_owner:
+            tables.add(ST_VAR)
+        if not self._link.have_tables(client, tables):
+            return None
+        if not client.is_owner:
+            check_queries(self._link, queries)
+        return queries if self._have_indexes(client, queries) else None
+
+    def _have_indexes(self, client: Client, queries: list[Query]) -> bool:
+        """Whether there is an index of every column of a large table that the queries need one of; as `have_tables`."""
+        missing = self._link.subscriptions.missing_indexes(queries)
+        if missing is not None:
+            client.waiting = True
+            build_indexes(self._link, *missing, lambda: self.run_deferred(client))
+        return missing is None
+
+    def one_off(self, client: Client, text: str) -> tuple[OneOff, bytes] | None:
+        """A query and its answer (SingleTableRows); None: tables must come first. Raises SqlError."""
+        catalog = self._link.views.catalog(self._link.catalog.for_caller(client.identity), client.identity)
+        query = self._link.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
+        tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR)
+        if not self._have_views(client, catalog) or not self._link.have_tables(client, tables):
+            return None
+        if not client.is_owner:
+            check_plan(self._link, query.plan)
+        missing = self._link.subscriptions.missing_search_index(query.plan)
+        if missing is not None:
+            client.waiting = True
+            build_indexes(self._link, *missing, lambda: self.run_deferred(client))
+            return None
+        rows = self._link.subscriptions.one_off_rows(query)
+        self._link.forget_unused_tables()
+        return query, rows
+
+    def set_in_use(self, client: Client, set_id: int) -> str:
+        """The text for a query set id, or in v1 a query id, that the client has already."""
+        return f"Subscription with id QuerySetId {{ id: {set_id} }} already exists for client: {_who(client)}"
+
+    def set_unknown(self, client: Client, set_id: int) -> str:
+        """The text for a query set, or in v1 a query, that the client does not have."""
+        if self._link.subscriptions.has_client(client.number):
+            return f"Subscription not found: ({_who(client)}, QuerySetId {{ id: {set_id} }})"
+        return f"Client not found: {_who(client)}"
+
+    def _have_views(self, client: Client, catalog: CallerCatalog) -> bool:
+        """Whether all views named in the catalog are there; as `have_tables`. Raises SqlError if one failed."""
+        client.waiting = not self._link.views.want(client.number, catalog, lambda: self.run_deferred(client))
+        return not client.waiting
+
+
+def _who(client: Client) -> str:
+    """A client as upstream's texts name it."""
+    return f"(Identity({client.identity.to_hex()}), ConnectionId({client.connection_id.to_hex()}))"
