@@ -14,8 +14,8 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
     stay, and with `prune_log` only that part of the commit log that the oldest of them needs.
     """
 
-    log_bytes: int = 64 << 20
-    transactions: int = 1_000_000
+    log_bytes: int = 192 << 20
+    transactions: int = 1_200_000
     keep: int = 2
     prune_log: bool = True
 

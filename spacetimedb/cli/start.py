@@ -34,7 +34,7 @@ def parse_address(text: str) -> tuple[str, int]:
 @click.option(
     "--snapshot-mb",
     type=click.FloatRange(min=0, min_open=True),
-    default=64,
+    default=192,
     show_default=True,
     help="Write a snapshot after so many MiB of commit log.",
 )
