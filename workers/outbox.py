@@ -41,8 +41,18 @@ class Outbox:
         """Frames and sends the messages of all touched clients; unconfirmed or durable ones at once, the rest later."""
         # What was read from the heap is only right if the actor had to keep it for this reader.
         self._check_attached()
-        while self.touched:
-            client = self.touched.pop()
+        touched, frames, durable, send = self.touched, self._frames, self.durable, self._lane.send
+        while touched:
+            client = touched.pop()
+            messages = client.messages
+            if len(messages) == 1 and not client.gathering and not client.held:
+                # The many clients that get the same update: framed once, nothing else to decide.
+                data = frames.get(id(messages[0]))
+                if data is not None and (client.horizon <= durable or not client.confirmed):
+                    self.messages_sent += 1
+                    client.messages = []
+                    send(client, data)
+                    continue
             self.flush_client(client)
         self._frames.clear()
         self.shared.clear()

@@ -49,6 +49,8 @@ from spacetimedb.workers.messages import (
 DRAIN_S: Final = 1.0
 """After a Stop, how long clients may take to close, and requests to be answered."""
 ACCEPT_RETRY_S: Final = 0.05
+YOUNG_OBJECTS: Final = 20_000
+"""New containers between two looks of the collector: messages make many and leave no cycles."""
 COUNT_S: Final = 1.0
 """How long figures for metrics may lag behind."""
 RESERVED_DESCRIPTORS: Final = 256
@@ -274,6 +276,7 @@ def main() -> None:
         reader = Reader(channel, setup, fds)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
         try:
             await reader.run()
         except ChannelClosed:
