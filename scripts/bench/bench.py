@@ -289,9 +289,8 @@ def markdown(results: dict[str, Figures], machine: Figures) -> str:
     for goal in GOALS:
         if goal.benchmark in results:
             value = results[goal.benchmark][goal.figure]
-            lines.append(
-                f"| {goal.benchmark} | {UNITS.get(goal.figure, goal.figure)} | {value} | {goal.text()} | {goal.upstream} |"
-            )
+            unit = UNITS.get(goal.figure, goal.figure)
+            lines.append(f"| {goal.benchmark} | {unit} | {value} | {goal.text()} | {goal.upstream} |")
     return "\n".join(lines)
 
 
