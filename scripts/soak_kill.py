@@ -204,10 +204,7 @@ class Soak:
         target = self.rng.choices(list(TARGETS), list(TARGETS.values()))[0]
         begun = time.monotonic()
         if target:
-            found = [pid for pid, command in self.server.processes().items() if target in command]
-            if not found:
-                return  # it is being started again
-            kill(self.rng.choice(found))
+            kill(self.rng.choice(await self._running(target)))
         else:
             await trio.to_thread.run_sync(self.server.kill)
             await trio.to_thread.run_sync(self.server.start)
@@ -215,6 +212,16 @@ class Soak:
         await self._progress(target or "the whole server")
         self.longest_s = max(self.longest_s, time.monotonic() - begun)
         await trio.sleep(self.rng.random() * LONGEST_PAUSE_S)
+
+    async def _running(self, target: str) -> list[int]:
+        """Pids of the processes of a kind; waits for one that is being started again."""
+        with trio.move_on_after(RECOVERY_S):
+            while True:
+                found = [pid for pid, command in self.server.processes().items() if target in command]
+                if found:
+                    return found
+                await trio.sleep(RETRY_S)
+        raise Violation(f"no {target} was started:\n" + "".join(self.server.output[-20:]))
 
     async def _progress(self, after: str) -> None:
         goals = [client.calls + PROGRESS for client in self.clients]
