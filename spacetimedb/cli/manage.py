@@ -37,7 +37,7 @@ def describe(
         raise click.UsageError("name what to describe: table NAME or reducer NAME")
     target = settings.connect(server, anonymous=anonymous)
     schema = Schema(target.schema(target.resolve(database)))
-    if not as_json:
+    if not as_json and kind is None:
         click.echo(summary(schema))
         return
     body: Any = schema.body
@@ -46,28 +46,34 @@ def describe(
     elif kind == "reducer":
         body = schema.raw_functions.get(name or "")
     if body is None:
-        raise click.ClickException(f"no such {kind}")
-    click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        raise click.ClickException(f"no such {kind}: `{name}`. `spacetime describe {database}` shows all there are.")
+    if as_json:
+        click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    else:
+        click.echo(_table(schema, name or "") if kind == "table" else _function(schema, name or ""))
 
 
 def summary(schema: Schema) -> str:
     """Tables with their columns, then the functions, for people."""
-    lines = []
-    for table in schema.tables.values():
+    tables = [_table(schema, name) for name in schema.tables]
+    return "\n".join(tables + [_function(schema, name) for name in schema.functions])
+
+
+def _table(schema: Schema, name: str) -> str:
+    table = schema.tables[name]
+    lines = [f"{'view' if table.is_view else 'table'} {table.name}" + ("" if table.is_public else "  (private)")]
+    key = table.raw.get("primary_key", [])
+    for n, element in enumerate(resolve(table.row_type, table.typespace)["Product"]["elements"]):
+        mark = "  primary key" if [n] == list(key) else ""
         lines.append(
-            f"{'view' if table.is_view else 'table'} {table.name}" + ("" if table.is_public else "  (private)")
-        )
-        key = table.raw.get("primary_key", [])
-        for n, element in enumerate(resolve(table.row_type, table.typespace)["Product"]["elements"]):
-            mark = "  primary key" if [n] == list(key) else ""
-            lines.append(
-                f"    {element['name'].get('some', n)}: {display(element['algebraic_type'], table.typespace)}{mark}"
-            )
-    for function in schema.functions.values():
-        lines.append(
-            f"{function.kind} {schema.signature(function)}" + ("" if function.callable else "  (not for clients)")
+            f"    {element['name'].get('some', n)}: {display(element['algebraic_type'], table.typespace)}{mark}"
         )
     return "\n".join(lines)
+
+
+def _function(schema: Schema, name: str) -> str:
+    function = schema.functions[name]
+    return f"{function.kind} {schema.signature(function)}" + ("" if function.callable else "  (not for clients)")
 
 
 @click.command("list", cls=OptionalValues, short_help="List your databases.")

@@ -102,7 +102,10 @@ def _checked(
         raise module_refused(plan, target, name, source)
     answer = plan.json()
     if "ManualMigrate" in answer:
-        click.echo(answer["ManualMigrate"]["reason"].rstrip())
+        reason = answer["ManualMigrate"]["reason"].rstrip()
+        click.echo(reason)
+        if "requires a default value annotation" in reason:
+            click.echo("A new column needs a value for the rows that exist, e.g. `likes: u32 = 0`.")
         if delete_data != "on-conflict":
             raise click.ClickException(
                 "this change needs a manual migration. Publish under another name, "
@@ -160,7 +163,7 @@ def module_refused(answer: Answer, target: Server, name: str | None, source: Pat
         )
     if answer.status == 500 and text:
         if source.is_file():
-            text = re.sub(r"\bmodule\.py(?=:\d|\W+line \d)", lambda _: _shown(source), text)
+            text = re.sub(r"\bmodule\.py(?=:|\W+line \d)", lambda _: _shown(source), text)
         return click.ClickException(f"the module was not accepted:\n{text}")
     return refused(answer, target.url)
 

@@ -56,9 +56,12 @@ def call(
             click.echo(answer.text)
         return
     if answer.status == 400:
+        takes, given = len(found.parameters), len(arguments)
+        count = "" if takes == given else f"It takes {takes} argument{'s' * (takes != 1)}, {given} given.\n"
         raise click.ClickException(
             f"Invalid arguments provided for {found.kind} `{function}` for database `{database}` resolving to identity "
             f"`{identity}`.\n\nThe {found.kind} has the following signature:\n\t{schema.signature(found)}\n\n"
+            + count
             + answer.text.strip()
         )
     if answer.status == REDUCER_FAILED:
