@@ -1,8 +1,8 @@
 """Plays recorded module cases (`tests/vectors/module/*.json`) against the core of a database, on a virtual clock.
 
 A case is a module and a list of steps; each step does one thing and `expect` is what it gives: `connect`, `disconnect`,
-`subscribe`, `unsubscribe`, `call` (a reducer, over a socket), `http` (a reducer, over HTTP: with a connection of its own
-around it), `inbox` (messages that a client got since the last one), `sql`, `logs`, `wait`, `restart`. Waiting is
+`subscribe`, `unsubscribe`, `call` (a reducer, over a socket), `http` (a reducer, over HTTP: with a connection of its
+own around it), `inbox` (messages that a client got since the last one), `sql`, `logs`, `wait`, `restart`. Waiting is
 advancing the clock.
 
 Values: numbers as they are, bytes as hex text, an option null or {"some": v}, a sum {variant: v} with [] for nothing, a
