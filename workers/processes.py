@@ -8,6 +8,7 @@ cannot be written is stopped too: nothing is accepted that could not be kept.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -534,7 +535,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        hint = "; stop what listens there or choose another --listen-addr" if error.errno == errno.EADDRINUSE else ""
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
     sock.listen(4096)
     sock.setblocking(False)
     return sock

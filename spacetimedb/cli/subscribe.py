@@ -109,10 +109,7 @@ class Watch(msgspec.Struct, kw_only=True):
         while True:
             for message in await session.receive():
                 if isinstance(message, v2.SubscriptionError):
-                    asked = "; ".join(self.queries)
-                    raise click.ClickException(
-                        f"encountered error in initial subscribe: {message.error}, executing: `{asked}`"
-                    )
+                    raise click.ClickException(f"encountered error in initial subscribe: {message.error}")
                 if isinstance(message, v2.SubscribeApplied) and self.print_initial_update:
                     self._print(self.initial(message))
                 elif isinstance(message, v2.TransactionUpdate):

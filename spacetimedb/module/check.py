@@ -31,6 +31,8 @@ class Check:
             self.report((declaration.file, attribute_line(declaration, attr)), str(error))
         else:
             self.report(place, f"{prefix}: {error}")
+        for other in error.others:
+            self.report_annotation(other, place, prefix)
 
     def canonical(self, function: DeclaredFunction) -> str:
         """Canonical name of a function."""

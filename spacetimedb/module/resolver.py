@@ -74,11 +74,12 @@ HINTS: Final[dict[object, str]] = {
 
 class BadAnnotation(Exception):
     """An annotation that stands for no type. `at` is the class and attribute where it stands, when that is
-    elsewhere."""
+    elsewhere; `others` are those of further attributes of the same class."""
 
     def __init__(self, text: str, at: tuple[Declaration, str] | None = None) -> None:
         super().__init__(text)
         self.at = at
+        self.others: tuple[BadAnnotation, ...] = ()
 
 
 class Resolved(NamedTuple):
@@ -270,23 +271,30 @@ class Resolver:
         self.named[key] = named
         return named
 
+    def _field(self, cls: type[Any], attr: str, annotation: Any) -> Field:
+        origin = get_origin(annotation)
+        marker = origin if origin in MARKERS else None
+        if marker is not None and not issubclass(cls, Row):
+            raise BadAnnotation("only rows have index markers")
+        if annotation in MARKERS:
+            raise BadAnnotation("write the column's type in brackets, as in Pk[u32]")
+        return Field(attr, marker, self.resolve(get_args(annotation)[0] if marker is not None else annotation))
+
     def _structure(self, cls: type[Any], ref: int) -> NamedType:
         fields: list[Field] = []
+        mistakes: list[BadAnnotation] = []
         for attr, (annotation, declaration) in annotations_of(cls).items():
-            origin = get_origin(annotation)
-            marker = origin if origin in MARKERS else None
-            if marker is not None and not issubclass(cls, Row):
-                raise BadAnnotation(f"{cls.__name__}.{attr}: only rows have index markers", (declaration, attr))
-            if annotation in MARKERS:
-                text = f"{cls.__name__}.{attr}: write the column's type in brackets, as in Pk[u32]"
-                raise BadAnnotation(text, (declaration, attr))
             try:
-                resolved = self.resolve(get_args(annotation)[0] if marker is not None else annotation)
+                fields.append(self._field(cls, attr, annotation))
             except BadAnnotation as error:
-                if error.at is not None:
-                    raise
-                raise BadAnnotation(f"{cls.__name__}.{attr}: {error}", (declaration, attr)) from None
-            fields.append(Field(attr, marker, resolved))
+                if error.at is None:
+                    error = BadAnnotation(f"{cls.__name__}.{attr}: {error}", (declaration, attr))
+                mistakes.append(error)
+        if mistakes:
+            # A new error: one of a class that is used in several places must not grow.
+            together = BadAnnotation(str(mistakes[0]), mistakes[0].at)
+            together.others = (*mistakes[0].others, *mistakes[1:])
+            raise together
         elements = tuple(ProductElement(wire_name(f.attr), f.resolved.type) for f in fields)
         shapes = tuple(FieldShape(f.attr, self.canonical(wire_name(f.attr)), f.resolved.shape) for f in fields)
         return NamedType(cls.__name__, ref, Resolved(Product(elements), ProductShape(cls, shapes)), tuple(fields))

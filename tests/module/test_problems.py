@@ -235,6 +235,31 @@ def second(ctx: ReducerContext) -> None: ...
     ]
 
 
+def test_every_bad_column_of_a_class_is_told(tmp_path: Path) -> None:
+    body = """
+class P(Struct):
+    v: int
+    w: dict
+
+class Q(Struct):
+    v: int
+
+@m.table()
+class A(Row):
+    p: P
+    score: int
+    q: Q
+
+@m.table()
+class B(Row):
+    q: Q
+    p: P
+    other: int
+"""
+    told = [text.partition(":")[0] for _line, text in problems_of(body, tmp_path / "bad.py")]
+    assert told == ["P.v", "P.w", "Q.v", "A.score", "B.other"]
+
+
 def test_two_types_of_one_name(tmp_path: Path) -> None:
     body = """
 class P(Struct):
