@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
+import spacetimedb
 from spacetimedb.auth.tokens import Claims
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import FATAL
@@ -57,6 +58,13 @@ ROWS_AT_A_TIME: Final = 1000
 """Rows of a result that are written as JSON before others have their turn."""
 LOG_BLOCK_BYTES: Final = 1 << 20
 TO_DEMO: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/demo/">\n'
+TO_DASHBOARD: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/dashboard/">\n'
+PAGE_KINDS: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
 _PLAIN_KINDS: Final = {
     None: CallKind.COMMITTED,
@@ -88,6 +96,8 @@ class ReaderBackend:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._pages: dict[str, tuple[str, bytes]] = {}
+        if reader.setup.dashboard != "off":
+            self._pages.update(dashboard_pages())
         if reader.setup.demo_directory is not None:
             for path in Path(reader.setup.demo_directory).iterdir():
                 if path.is_file() and path.suffix in (".html", ".js", ".css", ".svg", ".png", ".ico"):
@@ -409,9 +419,41 @@ class ReaderBackend:
         """Prometheus text."""
         return metrics_text(self._reader)
 
+    def dashboard_access(self) -> Literal["local", "token", "off"]:
+        """As `spacetime start` was told."""
+        return self._reader.setup.dashboard
+
+    async def all_databases(self) -> list[DatabaseInfo]:
+        """In order of creation."""
+        await self._reader.ask("sync")
+        found = [self._find(Identity(record.identity)) for record in self._reader.directory.databases]
+        return [database for database in found if database is not None]
+
+    async def report_load(self, figures: bytes) -> None:
+        """Kept by the supervisor, for all readers."""
+        await self._ask("report_load", figures=figures)
+
+    async def load_test(self) -> list[bytes]:
+        """From the supervisor."""
+        points: list[bytes] = await self._ask("load_test")
+        return points
+
     def static(self, path: str) -> tuple[str, bytes] | None:
-        """The demo's page."""
+        """The pages of the dashboard and of the demo."""
         return self._pages.get(path)
+
+
+def dashboard_pages() -> dict[str, tuple[str, bytes]]:
+    """The dashboard's files by path."""
+    root = Path(spacetimedb.__file__).parent / "dashboard"
+    pages = {
+        f"/dashboard/{path.relative_to(root).as_posix()}": (PAGE_KINDS[path.suffix], path.read_bytes())
+        for path in root.rglob("*")
+        if path.suffix in PAGE_KINDS
+    }
+    pages["/dashboard"] = PAGE_KINDS[".html"], TO_DASHBOARD
+    pages["/dashboard/"] = pages["/dashboard/index.html"]
+    return pages
 
 
 async def _stream(

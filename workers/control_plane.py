@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -34,6 +34,8 @@ LOAD_LIMIT_S: Final = 10.0
 """A module must be loaded within this time."""
 MAX_LOADING: Final = 2
 """Modules that are loaded at the same time; others wait."""
+LOAD_POINTS: Final = 600
+"""Points of a load test that are kept; the oldest make room."""
 _pack: Final = msgspec.msgpack.encode
 
 
@@ -55,6 +57,8 @@ class ControlPlane:
         self._loading = trio.CapacityLimiter(MAX_LOADING)
         self.broken: dict[bytes, str] = {}
         """Databases that could not be opened, with the reason."""
+        self._load_test: deque[bytes] = deque(maxlen=LOAD_POINTS)
+        self._load_run = ""
 
     async def answer(self, request: Request) -> Reply:
         """Runs one request."""
@@ -100,6 +104,20 @@ class ControlPlane:
         """Protects a database from deletion and reset, or no longer."""
         self._supervisor.store.set_locked(identity, locked)
         await self._supervisor.tell_directory()
+
+    # -- load tests
+
+    async def do_report_load(self, figures: bytes) -> None:
+        """One more point of a load test; the first of another run replaces those of the one before."""
+        run = str(msgspec.json.decode(figures)["run"])
+        if run != self._load_run:
+            self._load_test.clear()
+            self._load_run = run
+        self._load_test.append(figures)
+
+    async def do_load_test(self) -> list[bytes]:
+        """The points of the newest load test."""
+        return list(self._load_test)
 
     # -- programs
 

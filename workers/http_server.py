@@ -78,7 +78,7 @@ async def _serve(reader: Reader, stream: trio.SocketStream) -> None:
                 if body.is_refused:
                     answer: Response | Upgrade = text_response(503, NO_ROOM)
                 else:
-                    answer = await reader.api.handle(request_of(head, body.take()))
+                    answer = await reader.api.handle(request_of(head, body.take(), _peer(stream)))
                 if isinstance(answer, Response) and isinstance(answer.body, bytes):
                     await _send(connection, stream, answer, head.method == b"HEAD")
             finally:
@@ -95,6 +95,14 @@ async def _serve(reader: Reader, stream: trio.SocketStream) -> None:
         if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
             return
         connection.start_next_cycle()
+
+
+def _peer(stream: trio.SocketStream) -> str | None:
+    """IP address of the client; None if it is gone or has none."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except (OSError, IndexError):
+        return None
 
 
 async def _next_event(connection: h11.Connection, stream: trio.SocketStream) -> object:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -182,6 +182,8 @@ class ReaderSetup(_Message):
     private_key: bytes
     public_key: bytes
     demo_directory: str | None
+    dashboard: Literal["local", "token", "off"] = "local"
+    """Who may use the dashboard."""
 
 
 class DatabaseUp(_Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -26,7 +27,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     `listen_port` 0 lets the system pick a port; the line printed at the start names it. `data_dir` is None only
     together with `in_memory`, and then nothing is kept. `readers` None means one per core less one, at least one.
     `jwt_key_dir` holds the key pair `id_ecdsa` / `id_ecdsa.pub`, made when missing; None keeps it in the data directory
-    (or in memory).
+    (or in memory). `dashboard`: who may use it, this machine and owners of databases, owners only, or nobody.
     """
 
     listen_host: str = "127.0.0.1"
@@ -36,3 +37,4 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     readers: int | None = None
     jwt_key_dir: Path | None = None
     snapshots: SnapshotPolicy = SnapshotPolicy()
+    dashboard: Literal["local", "token", "off"] = "local"

@@ -135,7 +135,7 @@ class Supervisor:
             demo = Path(spacetimedb.__file__).parent / "demo"
             demo_directory = str(demo) if demo.is_dir() else None
             try:
-                setup = ReaderSetup(number, *self._keys, demo_directory)
+                setup = ReaderSetup(number, *self._keys, demo_directory, self.options.dashboard)
                 await child.channel.send_async(setup, self._socket.fileno(), *bell.fds)
                 await child.channel.send_async(self.directory_message())
                 self.readers[number] = child, link

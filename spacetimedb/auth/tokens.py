@@ -8,6 +8,9 @@ A token of our own is `b64(header).b64(payload).b64(signature)`, base64url witho
     iat           Unix seconds;  exp  null, or Unix seconds for the short-lived tokens of WebSocket clients
     ...           further claims of a token that was signed again
 
+A token with the issuer "spacetimedb-dashboard" lets its bearer act as the identity in hex_identity for a while: this
+server gives it to the dashboard of its own machine. No foreign issuer can have that name, as it is no URL.
+
 It is plain ASCII JSON without `>`, `?`, `~`, so that its base64url text holds neither `-` nor `_`.
 
 Verification: first against the local key, whatever the issuer says (that is what makes a re-signed token of a foreign
@@ -34,6 +37,8 @@ from .issuers import IssuerKeys, KeysUnavailable, PublicKey
 from .keys import KeyPair
 
 LOCAL_ISSUER: Final = "localhost"
+DASHBOARD_ISSUER: Final = "spacetimedb-dashboard"
+DASHBOARD_TOKEN_SECONDS: Final = 900
 AUDIENCE: Final = "spacetimedb"
 WEBSOCKET_TOKEN_SECONDS: Final = 60
 EXPIRY_LEEWAY_SECONDS: Final = 60
@@ -119,13 +124,27 @@ class Tokens:
     def websocket_token(self, claims: Claims) -> Claims:
         """The same claims signed again by this server, valid for a minute."""
         expires = int(time.time()) + WEBSOCKET_TOKEN_SECONDS
-        return self.sign(claims.issuer, claims.subject, claims.audience, expires, claims.extra)
+        if claims.expires_at is not None:
+            expires = min(expires, claims.expires_at)
+        acts_as = claims.identity if claims.issuer == DASHBOARD_ISSUER else None
+        return self.sign(claims.issuer, claims.subject, claims.audience, expires, claims.extra, acts_as)
+
+    def dashboard_token(self, identity: Identity) -> Claims:
+        """Lets its bearer act as an identity for DASHBOARD_TOKEN_SECONDS."""
+        expires = int(time.time()) + DASHBOARD_TOKEN_SECONDS
+        return self.sign(DASHBOARD_ISSUER, "dashboard", (AUDIENCE,), expires, {}, identity)
 
     def sign(
-        self, issuer: str, subject: str, audience: tuple[str, ...], expires_at: int | None, extra: dict[str, Any]
+        self,
+        issuer: str,
+        subject: str,
+        audience: tuple[str, ...],
+        expires_at: int | None,
+        extra: dict[str, Any],
+        acts_as: Identity | None = None,
     ) -> Claims:
-        """A token with these claims, issued now (`expires_at` in Unix seconds)."""
-        identity = derive_identity(issuer, subject)
+        """A token with these claims, issued now (`expires_at` in Unix seconds). `acts_as`: see DASHBOARD_ISSUER."""
+        identity = derive_identity(issuer, subject) if acts_as is None else acts_as
         issued_at = int(time.time())
         claims: dict[str, Any] = {
             "hex_identity": identity.hex(),
@@ -154,7 +173,7 @@ class Tokens:
             raise _invalid("InvalidAlgorithm")
         if not self.keys.verify(parsed.signed, parsed.signature):
             raise _invalid("InvalidSignature")
-        claims = _check_claims(token, parsed.payload)
+        claims = _check_claims(token, parsed.payload, signed_here=True)
         if not 0 < len(claims.issuer.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
             raise TokenError(401, f"Error fetching public key for issuer {claims.issuer}")
         self._verified[token] = claims
@@ -172,7 +191,7 @@ class Tokens:
         body = _claims_object(parsed.payload)
         issuer = body["iss"]
         _check_expiry(body.get("exp"))
-        if issuer == LOCAL_ISSUER:
+        if issuer in (LOCAL_ISSUER, DASHBOARD_ISSUER):
             raise local_error
         unavailable = TokenError(401, f"Error fetching public key for issuer {issuer}")
         if self.issuers is None or len(issuer.encode("utf-8", "replace")) > MAX_NAME_BYTES:
@@ -313,8 +332,8 @@ def _check_expiry(expires_at: int | None) -> None:
         raise _invalid("ExpiredSignature")
 
 
-def _check_claims(token: str, payload: bytes) -> Claims:
-    """The claims of a token whose signature is good. Raises TokenError 401."""
+def _check_claims(token: str, payload: bytes, signed_here: bool = False) -> Claims:
+    """The claims of a token whose signature is good (`signed_here`: by this server). Raises TokenError 401."""
     body = _claims_object(payload)
     _check_expiry(body.get("exp"))
     subject, issuer = body["sub"], body["iss"]
@@ -326,10 +345,12 @@ def _check_claims(token: str, payload: bytes) -> Claims:
     stated = body.get("hex_identity")
     if stated is not None:
         try:
-            same = Identity.from_hex(stated) == identity
+            stated_identity = Identity.from_hex(stated)
         except ValueError:
             raise _invalid("JSON error: invalid value of `hex_identity`, expected 64 hex digits") from None
-        if not same:
+        if signed_here and issuer == DASHBOARD_ISSUER:
+            identity = stated_identity
+        if stated_identity != identity:
             raise TokenError(
                 401,
                 f"Identity mismatch: token identity Identity({stated}) does not match computed identity "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -39,6 +40,13 @@ def parse_address(text: str) -> tuple[str, int]:
     help="Write a snapshot after so many MiB of commit log.",
 )
 @click.option("--keep-log", is_flag=True, help="Keep all of the commit log, also what snapshots make unnecessary.")
+@click.option(
+    "--dashboard",
+    type=click.Choice(["local", "token", "off"]),
+    default="local",
+    show_default=True,
+    help="Open /dashboard/ to this machine and owners of databases, to owners only (behind a proxy), to nobody.",
+)
 @click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
 @click.option("--non-interactive", is_flag=True, hidden=True)
 @pass_settings
@@ -51,6 +59,7 @@ def start(
     jwt_key_dir: Path | None,
     snapshot_mb: float,
     keep_log: bool,
+    dashboard: Literal["local", "token", "off"],
     edition: str | None,
     non_interactive: bool,
 ) -> None:
@@ -70,5 +79,6 @@ def start(
         readers=readers,
         jwt_key_dir=(jwt_key_dir or settings.paths.key_dir).absolute(),
         snapshots=SnapshotPolicy(log_bytes=int(snapshot_mb * (1 << 20)), prune_log=not keep_log),
+        dashboard=dashboard,
     )
     sys.exit(serve(options))

@@ -29,6 +29,14 @@ PREFLIGHT: Final[Headers] = [
     ("access-control-allow-headers", "authorization,accept,content-type"),
     ("vary", "origin, access-control-request-method, access-control-request-headers"),
 ]
+DASHBOARD_PAGE: Final[Headers] = [
+    # No page of another site may frame it, and it runs nothing but its own scripts.
+    ("cache-control", "no-cache"),
+    ("content-security-policy", "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
+     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+]  # fmt: skip
 INTERNAL_ERROR: Final = "Internal server error"
 _log: Final = logging.getLogger(__name__)
 
@@ -49,7 +57,7 @@ class Api:
         if match is None:
             return self._outside(request)
         route = match.route
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS" and route.cors:
             response = empty_response()
             response.headers.extend(PREFLIGHT)
             if route.allow is not None:
@@ -61,7 +69,8 @@ class Api:
             answer.headers.append(("allow", route.allow))
         if route.shows_identity:
             answer.headers.extend(exchange.identity_headers())
-        answer.headers.extend(CORS)
+        if route.cors:
+            answer.headers.extend(CORS)
         if isinstance(answer, Response):
             if exchange.looked_up and answer.body != b"":
                 answer.chunked = True
@@ -93,7 +102,8 @@ class Api:
             page = self.backend.static(request.path)
             if page is not None:
                 content_type, body = page
-                return Response(200, [("content-type", content_type)], body)
+                guard = DASHBOARD_PAGE if request.path.startswith("/dashboard") else []
+                return Response(200, [("content-type", content_type), *guard], body)
         return empty_response(404)
 
 

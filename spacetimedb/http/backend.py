@@ -232,5 +232,17 @@ class Backend(Protocol):
     async def metrics(self) -> bytes:
         """Prometheus text."""
 
+    def dashboard_access(self) -> Literal["local", "token", "off"]:
+        """Who may use the dashboard: this machine and owners, owners only, nobody."""
+
+    async def all_databases(self) -> list[DatabaseInfo]:
+        """In order of creation."""
+
+    async def report_load(self, figures: bytes) -> None:
+        """One more point of a running load test: a JSON object, see `dashboard_routes`."""
+
+    async def load_test(self) -> list[bytes]:
+        """The points of the newest load test, oldest first."""
+
     def static(self, path: str) -> tuple[str, bytes] | None:
         """(content type, body) of a page outside `/v1`, None if there is none. Must not block."""

@@ -30,11 +30,11 @@ def _target(head: h11.Request) -> tuple[str, str]:
     return path, query
 
 
-def request_of(head: h11.Request, body: bytes | None) -> Request:
-    """A request; `body` None if it was longer than its route allows."""
+def request_of(head: h11.Request, body: bytes | None, peer: str | None = None) -> Request:
+    """A request; `body` None if it was longer than its route allows. `peer`: address of the client."""
     path, query = _target(head)
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers]
-    return Request(head.method.decode("latin-1"), path, query, headers, body, head.http_version.decode("latin-1"))
+    return Request(head.method.decode("latin-1"), path, query, headers, body, head.http_version.decode("latin-1"), peer)
 
 
 def response_head(response: Response) -> h11.Response:

@@ -24,7 +24,10 @@ NOT_UTF8: Final = "Request body didn't contain valid UTF-8"
 
 
 class Request(msgspec.Struct):
-    """`path` and `query` are raw (percent-encoded), the query without its `?`; `version` is "1.0" or "1.1"."""
+    """`path` and `query` are raw (percent-encoded), the query without its `?`; `version` is "1.0" or "1.1".
+
+    `peer`: IP address of the other end of the connection, as text; None if it is not known.
+    """
 
     method: str
     path: str
@@ -32,6 +35,7 @@ class Request(msgspec.Struct):
     headers: Headers
     body: bytes | None
     version: str = "1.1"
+    peer: str | None = None
 
     def header(self, name: str) -> str | None:
         """The first header of this (lower-case) name."""

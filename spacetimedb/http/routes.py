@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from . import dashboard_routes as dashboard
 from . import database_routes as db
 from . import publish_routes as publishing
 from . import server_routes as server
@@ -37,7 +38,10 @@ class Auth(Enum):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`methods` None: every method goes to `any_method`. `resolves`: the database is looked up before anything else."""
+    """`methods` None: every method goes to `any_method`. `resolves`: the database is looked up before anything else.
+
+    `cors`: pages of other origins may read the answers.
+    """
 
     pattern: tuple[str, ...]
     methods: dict[str, Handler] | None
@@ -45,6 +49,7 @@ class Route(msgspec.Struct, frozen=True):
     resolves: bool = False
     any_method: Handler | None = None
     body_limit: int = DEFAULT_BODY_LIMIT
+    cors: bool = True
 
     @property
     def allow(self) -> str | None:
@@ -76,6 +81,11 @@ def _route(
 
 def _database(path: str, methods: dict[str, Handler], resolves: bool = True, limit: int = DEFAULT_BODY_LIMIT) -> Route:
     return _route(f"/v1/database/:db{path}", methods, Auth.ANONYMOUS, resolves, limit)
+
+
+def _dashboard(path: str, methods: dict[str, Handler]) -> Route:
+    pattern = ("dashboard", "api", *path.split("/")[1:])
+    return Route(pattern, methods, Auth.OPTIONAL, body_limit=dashboard.BODY_LIMIT, cors=False)
 
 
 def _module_route(path: str) -> Route:
@@ -111,6 +121,10 @@ _ROUTES: Final = (
     _database("/lock", {"POST": db.lock}),
     _database("/unlock", {"POST": db.unlock}),
     _database("/snapshot", {"POST": db.snapshot}),
+    _dashboard("", {"GET": dashboard.overview}),
+    _dashboard("/token", {"POST": dashboard.token}),
+    _dashboard("/metrics", {"GET": dashboard.metrics}),
+    _dashboard("/loadtest", {"GET": dashboard.load_test, "POST": dashboard.report_load}),
     _module_route("/route"),
     _module_route("/route/*path"),
 )

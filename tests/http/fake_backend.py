@@ -38,6 +38,20 @@ class FakeBackend:
         self.outcomes: dict[str, CallOutcome] = {}
         self.plan = MigrationPlan(None, "plan", True, bytes(31) + b"\x0a")
         self.log_closed = False
+        self.dashboard: Literal["local", "token", "off"] = "local"
+        self.load_points: list[bytes] = []
+
+    def dashboard_access(self) -> Literal["local", "token", "off"]:
+        return self.dashboard
+
+    async def all_databases(self) -> list[DatabaseInfo]:
+        return list(self.databases.values())
+
+    async def report_load(self, figures: bytes) -> None:
+        self.load_points.append(figures)
+
+    async def load_test(self) -> list[bytes]:
+        return self.load_points
 
     async def resolve_name(self, name: str) -> Identity | None:
         return self.by_name.get(name)
