@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from spacetimedb.protocol import v2
@@ -171,6 +172,12 @@ async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
     """
     if not _is_large_scan(link, plan):
         return execute_select(plan, link)
+    shaping = plan.shaping
+    skipped = 0
+    if shaping is not None and shaping.outputs is None and not shaping.order:
+        # Rows in no order: those before the offset need not be kept.
+        skipped = shaping.offset
+        plan = msgspec.structs.replace(plan, shaping=None)
     shaper = None if plan.shaping is None else Shaper(plan)
     rows: list[bytes] = []
     snapshot = link.snapshot(plan.table.table_id)
@@ -181,7 +188,8 @@ async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
             if shaper is not None:
                 shaper.add(plan, [(row,) for row in found])
             else:
-                rows += found
+                rows += found[skipped:] if skipped < len(found) else ()
+                skipped = max(skipped - len(found), 0)
                 if plan.limit is not None and len(rows) >= plan.limit:
                     break
             if perf_counter() > until:

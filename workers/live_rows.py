@@ -214,8 +214,8 @@ class Snapshot:
     def batches(self) -> Iterator[Sequence[bytes]]:
         """Every row once, some at a time. To be called once."""
         maps = self._maps
-        while maps:
-            chunk, found = maps.popitem()
+        for chunk in list(maps):
+            found = maps.pop(chunk)
             yield _rows_of(self._heap, chunk, found, self.row_size_is_fixed)
         self.close()
         yield self._kept
