@@ -16,7 +16,7 @@ from spacetimedb.log.recovery import recover as recover_state
 from spacetimedb.log.segments import LogDamaged
 from spacetimedb.log.snapshot import snapshot_directory
 from spacetimedb.module import Module
-from spacetimedb.module.errors import ModuleError, ReducerError
+from spacetimedb.module.errors import BudgetExceeded, ModuleError, ReducerError
 from spacetimedb.schema.definition import ModuleDef, TableDef
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
@@ -33,6 +33,8 @@ ST_TABLE: Final = 1
 ST_SEQUENCE: Final = 3
 ST_MODULE: Final = 6
 BREAKS_CLIENTS: Final = "Migration plan contains a client-breaking change which is disallowed under current policy"
+LOAD_LIMIT_S: Final = 10.0
+"""A module must be imported within this time."""
 SLOW_RECOVERY_S: Final = 1.0
 """A recovery that takes longer says so."""
 
@@ -103,6 +105,11 @@ def write_catalogue(database: Database, definition: ModuleDef, program: bytes, p
 
 def recover(database: Database, log_directory: Path) -> None:
     """The database as its log left it. Clients that were connected then are disconnected now."""
+    recover_from(database, read_state(log_directory), None)
+
+
+def read_state(log_directory: Path) -> RecoveredState:
+    """What the log of a database holds. Raises InstallError."""
     try:
         state = recover_state(log_directory, snapshot_directory(log_directory))
     except (LogDamaged, ReplayError, OSError) as error:
@@ -120,11 +127,25 @@ def recover(database: Database, log_directory: Path) -> None:
             f"{state.row_operations} row operations from the log) in {state.seconds:.1f} s",
             file=sys.stderr,
         )
-    recover_from(database, state, None)
+    return state
 
 
-def recover_from(database: Database, state: RecoveredState, loaded: tuple[Module, ModuleDef, bytes] | None) -> None:
-    """As `recover`, from a state; `loaded` spares loading the program that the state holds."""
+def program_of(state: RecoveredState) -> bytes:
+    """The program that a state holds."""
+    program: bytes = codec(SYSTEM_TABLES[ST_MODULE - 1].shape).decode_exact(state.rows(ST_MODULE)[0]).program_bytes
+    return program
+
+
+def recover_from(
+    database: Database,
+    state: RecoveredState,
+    loaded: tuple[Module, ModuleDef, bytes] | None,
+    with_hooks: bool = True,
+) -> None:
+    """As `recover`, from a state; `loaded` spares loading the program that the state holds.
+
+    `with_hooks` False: the clients that were connected are gone without a call of `client_disconnected`.
+    """
     st_module = codec(SYSTEM_TABLES[ST_MODULE - 1].shape).decode_exact(state.rows(ST_MODULE)[0])
     module, definition, raw = loaded or _load(database, st_module.program_bytes)
     store = database.store
@@ -140,7 +161,7 @@ def recover_from(database: Database, state: RecoveredState, loaded: tuple[Module
     _bind(database, module, definition, raw, table_ids, program_hash)
     for row in list(store.tables[ST_CLIENT].reader.iter()):
         dangling = caller(Identity.from_int(row.identity), ConnectionId.from_int(row.connection_id))
-        database.end_client(dangling)
+        database.end_client(dangling, with_hooks)
 
 
 def update(database: Database, program: bytes, program_hash: bytes, break_clients: bool = False) -> None:
@@ -192,12 +213,17 @@ def _replace_program(database: Database, program: bytes, program_hash: bytes) ->
 
 
 def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]:
+    database.budget.begin_within(LOAD_LIMIT_S)
     try:
         module = load_program(program, database.log.print_line)
         raw = module.describe()
         return module, validate(raw), encode_raw(raw)
     except (ProgramError, ModuleError, ModuleDefErrors) as error:
         raise InstallError(str(error)) from None
+    except BudgetExceeded:
+        raise InstallError(f"the module was not loaded within {LOAD_LIMIT_S:g} s") from None
+    finally:
+        database.budget.end()
 
 
 def _row_filters(definition: ModuleDef) -> list[tuple[str, str]]:

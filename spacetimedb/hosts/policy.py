@@ -50,6 +50,10 @@ ALLOWED_IMPORTS: Final = frozenset(
     ]
 )
 """Top-level packages a module may import besides its own."""
+ON_DEMAND: Final = frozenset(["numpy", "typing_extensions"])
+"""Those of them that are no part of Python and are loaded only for programs that import them."""
+INNER_PARTS: Final = frozenset(["auth", "cli", "client", "codegen", "hosts", "http", "log", "protocol", "workers"])
+"""Parts of `spacetimedb` that are the server's own affair."""
 
 
 def check_imports(source: str, file: str, own_package: str) -> list[Problem]:
@@ -58,18 +62,23 @@ def check_imports(source: str, file: str, own_package: str) -> list[Problem]:
     Raises SyntaxError as the compiler does.
     """
     problems = []
+    for line, name in imported(source, file):
+        top, _, rest = name.partition(".")
+        is_inner = top == "spacetimedb" and rest.partition(".")[0] in INNER_PARTS
+        if (top not in ALLOWED_IMPORTS or is_inner) and top != own_package:
+            hint = "; a module has ctx.timestamp and ctx.rng for time and chance" if top in ("time", "secrets") else ""
+            problems.append(Problem(file, line, f"a module may not import {name!r}{hint}"))
+    return problems
+
+
+def imported(source: str, file: str = "<program>") -> list[tuple[int, str]]:
+    """Line and full name of everything that is imported by name, relative imports left out."""
+    found = []
     for node in ast.walk(ast.parse(source, file)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            names = [node.module]
-        else:
-            continue
-        for name in names:
-            top = name.partition(".")[0]
-            if top not in ALLOWED_IMPORTS and top != own_package:
-                hint = (
-                    "; a module has ctx.timestamp and ctx.rng for time and chance" if top in ("time", "secrets") else ""
-                )
-                problems.append(Problem(file, node.lineno, f"a module may not import {name!r}{hint}"))
-    return problems
+            found.append((node.lineno, node.module))
+            if node.module == "spacetimedb":
+                found += [(node.lineno, f"spacetimedb.{alias.name}") for alias in node.names]
+    return found

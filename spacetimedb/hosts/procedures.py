@@ -361,7 +361,10 @@ class Procedures:
             text = f"{call.name} was stopped: a transaction of it ran longer than {database.budget.limit_s:g} s"
             database.log.system(text, "Error")
         elif isinstance(error, MemoryError):
-            database.log.system("out of memory", "Error", call.name)
+            database.memory.give_up()
+            database.log.system(
+                "out of memory: the procedure wanted more than this database may have", "Error", call.name
+            )
         elif not isinstance(error, ViewFailed):  # that has its line already, the view's
             database.log.panic(error, call.name)
         if self.on_failure is not None:

@@ -13,14 +13,14 @@ import linecache
 import sys
 import traceback
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Final
 
-from spacetimedb.hosts.policy import check_imports
+from spacetimedb.hosts.policy import ALLOWED_IMPORTS, ON_DEMAND, check_imports, imported
 from spacetimedb.module import Module
-from spacetimedb.module.errors import ModuleError, Problem
+from spacetimedb.module.errors import BudgetExceeded, ModuleError, Problem
 
 PROGRAM_NAME: Final = "module"
 """Import name of every loaded program, and the name of its logger."""
@@ -28,8 +28,46 @@ MAX_PROGRAM_BYTES: Final = 64 << 20
 MAX_UNPACKED_BYTES: Final = 256 << 20
 
 
+_LATE_IMPORTS: Final = (
+    *("_strptime", "calendar", "collections.abc", "encodings.idna", "encodings.punycode", "importlib.machinery"),
+    *("encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_8_sig"),
+    *("encodings.ascii", "encodings.latin_1", "encodings.cp1252", "encodings.hex_codec", "encodings.base64_codec"),
+    *("encodings.unicode_escape", "linecache", "traceback", "tokenize"),
+)
+"""Parts of Python that its functions import when they are first called."""
+_LATE_PARTS: Final = {
+    "numpy": ("numpy.random", "numpy.linalg", "numpy.fft", "numpy.ma", "numpy.polynomial", "numpy.typing"),
+}
+"""The same of other libraries."""
+
+
 class ProgramError(Exception):
     """The program cannot be loaded. The text is meant for its author: what is wrong, in which file and line."""
+
+
+def libraries_of(program: bytes) -> set[str]:
+    """The libraries that are not part of Python and that this program imports. Empty for what cannot be read."""
+    try:
+        return {name for source in _files(program)[0].values() for _, name in imported(source)} & ON_DEMAND
+    except (ProgramError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+
+
+def load_libraries(names: Iterable[str]) -> None:
+    """Imports all that a program may, and needs later without saying so: once confined a process reads no files.
+
+    Of what is not part of Python only `names`, as far as it is installed.
+    """
+    for name in sorted({*(ALLOWED_IMPORTS - ON_DEMAND), *_LATE_IMPORTS, *names}):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # the program's own import says so
+        for part in _LATE_PARTS.get(name, ()):
+            try:
+                importlib.import_module(part)
+            except ImportError:
+                pass
 
 
 def load_program(program: bytes, print_line: Callable[[str], None] | None = None) -> Module:
@@ -56,6 +94,8 @@ def load_program(program: bytes, print_line: Callable[[str], None] | None = None
         # A package's files are imported while it loads or never: nothing is found later, in the middle of a call.
     except ModuleError as error:
         raise ProgramError(str(error)) from None
+    except BudgetExceeded:
+        raise
     except BaseException as error:
         raise ProgramError(_explain(error, files)) from None
     finally:
