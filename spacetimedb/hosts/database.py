@@ -24,6 +24,7 @@ import msgspec
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.budget import Budget
 from spacetimedb.hosts.mail import Outcome
+from spacetimedb.hosts.memory_reserve import MemoryReserve
 from spacetimedb.hosts.module_log import ModuleLog, text_of
 from spacetimedb.hosts.procedures import Procedures
 from spacetimedb.hosts.schedule_table import ScheduleTable
@@ -55,6 +56,7 @@ from spacetimedb.types.special import ConnectionId, Identity, Interval, Timestam
 
 FATAL: Final = "The instance encountered a fatal error."
 OUT_OF_ENERGY: Final = "reducer ran out of energy"
+OUT_OF_MEMORY: Final = "out of memory: the call wanted more than this database may have (`spacetime start --memory-mb`)"
 CONNECT_NAME: Final = "call_identity_connected"
 DISCONNECT_NAME: Final = "call_identity_disconnected"
 ST_CLIENT: Final = 7
@@ -126,6 +128,7 @@ class Database:
         self.errors = 0
         self.reducer_micros = 0
         self.budget = Budget()
+        self.memory = MemoryReserve()
         self.log = ModuleLog(clock)
         self.scheduler = Scheduler()
         self.clients: dict[tuple[int, int], Caller] = {}
@@ -308,7 +311,7 @@ class Database:
         if who is not None and who.connection_id is not None:
             self.end_client(who)
 
-    def end_client(self, who: Caller) -> None:
+    def end_client(self, who: Caller, with_hook: bool = True) -> None:
         """The module's hook and the removal of the client's rows, in one transaction; if the hook fails, in a second
         one."""
         identity, connection_id = int(who.identity), int(who.connection_id or NO_CONNECTION)
@@ -317,7 +320,7 @@ class Database:
         if any(c.connection_id == who.connection_id and c.identity == who.identity for c in self.clients.values()):
             return  # a second socket under the same connection id is still open
         timestamp = self.timestamp_us()
-        hook = self._on_disconnect
+        hook = self._on_disconnect if with_hook else None
         inputs = MUTATIONS_ONLY
         deltas: list[TableDelta] | None = None
         if hook is not None:
@@ -502,6 +505,8 @@ class Database:
 
     def rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:
         """Undoes the transaction, writes the module log's line, and says what the caller may know."""
+        if isinstance(error, MemoryError):
+            self.memory.give_up()
         self.budget.end()
         self.store.rollback()
         self.errors += 1
@@ -515,7 +520,7 @@ class Database:
         if isinstance(error, ViewFailed):
             self.views.log_failure(error)
         elif isinstance(error, MemoryError):
-            self.log.system("out of memory", "Error", function)
+            self.log.system(OUT_OF_MEMORY, "Error", function)
         else:
             self.log.panic(error, function)
         return Outcome.INTERNAL, FATAL
