@@ -1,8 +1,9 @@
 """Kill loop: clients append and transfer while the server's processes are killed at random; then everything is checked.
 
-Every client has one connection with confirmed reads and several calls in flight: appends of numbers that nobody else
-appends, and transfers between random accounts. It also subscribes to the accounts and follows every change. Processes
-are ended with kill -9: the actor, the log keeper, a reader, or the whole server. At the end:
+The clients are those of the official npm package (tests/npm/ledger_clients.mjs): each has one connection with confirmed
+reads and several calls in flight: appends of numbers that nobody else appends, and transfers between random accounts.
+It also subscribes to the accounts and adds them up after every change. Processes are ended with kill -9: the actor, the
+log keeper, a reader, the snapshotter, several of them together, or the whole server. At the end:
 
 * every append that was confirmed is there, and nothing is there twice or was never asked for;
 * the appends of one connection are in their order, and an append that was asked for after another one was confirmed
@@ -16,11 +17,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import struct
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -30,25 +31,21 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from server_process import SAMPLES, RequestFailed, ServerProcess, kill
 
-from spacetimedb.cli.session import Session, SessionLost, SessionRefused, open_session
-from spacetimedb.protocol import v2_client as v2
-
+CLIENTS: Final = Path(__file__).resolve().parent.parent / "tests" / "npm" / "ledger_clients.mjs"
 DATABASE: Final = "ledger"
 ACCOUNTS: Final = 40
 BALANCE: Final = 1_000_000
-IN_FLIGHT: Final = 10
 RETRY_S: Final = 0.05
 RECOVERY_S: Final = 60.0
 """After a kill every client must get calls confirmed again within this time."""
 PROGRESS: Final = 4
 """So many calls of each client, between two kills."""
 LONGEST_PAUSE_S: Final = 0.3
-TARGETS: Final = {"transaction_actor": 40, "log_keeper": 25, "workers.reader": 20, "": 15}
-"""What is killed, by a part of its command line, with weights; the empty one is the whole server."""
-
-_ACCOUNT: Final = struct.Struct("<Iq")
-_TRANSFER: Final = struct.Struct("<IIq")
-_NUMBER: Final = struct.Struct("<Q")
+TARGETS: Final = {"transaction_actor": 4, "log_keeper": 3, "workers.reader": 3, "snapshotter": 1}
+"""What is killed, by a part of its command line, with weights."""
+WHOLE_SERVER: Final = "the whole server"
+WHOLE_SERVER_SHARE: Final = 0.15
+AT_ONCE: Final = 4
 
 
 class Violation(AssertionError):
@@ -56,96 +53,36 @@ class Violation(AssertionError):
 
 
 class Client:
-    """One client over all its connections. Its n-th append has the value `number << 40 | n`."""
+    """What one client asked for and saw, over all its connections. Its n-th append has the value `number << 40 | n`."""
 
-    def __init__(self, number: int, rng: random.Random) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
         self.confirmed: set[int] = set()
-        self.asked = 0
         self.calls = 0
         """Calls of any kind that were confirmed."""
         self.before: dict[int, int] = {}
-        """Of each append: the last one that was confirmed when it was asked for, if any."""
+        """Of each append: the last one that was confirmed when it was asked for, -1 for none."""
         self.connection_of: dict[int, int] = {}
         self.states = 0
-        """States of the accounts that were seen."""
-        self._rng = rng
-        self._connections = 0
-        self._last_confirmed = -1
-        self._token: str | None = None
-        self._balances: dict[bytes, int] = {}
+        """States of the accounts that were looked at."""
 
-    async def keep_going(self, url: Callable[[], str]) -> None:
-        while True:
-            try:
-                async with open_session(url(), DATABASE, token=self._token, confirmed=True) as session:
-                    self._token = session.token
-                    await self._work(session)
-            except (SessionLost, SessionRefused):
-                await trio.sleep(RETRY_S)
-
-    async def _work(self, session: Session) -> None:
-        self._connections += 1
-        self._balances.clear()
-        await session.send(v2.subscribe(session.next_request(), 1, ["SELECT * FROM accounts"]))
-        waiting: dict[int, int | None] = {}
-        for _ in range(IN_FLIGHT):
-            await self._ask(session, waiting)
-        while True:
-            for message in await session.receive():
-                match message:
-                    case v2.SubscribeApplied():
-                        self._apply((), message.tables[0].rows.rows())
-                    case v2.TransactionUpdate():
-                        self._follow(message.query_sets)
-                    case v2.ReducerResult(request_id=request_id, outcome=outcome):
-                        if isinstance(outcome, v2.Ok):
-                            self._follow(outcome.query_sets)
-                        elif not isinstance(outcome, v2.OkEmpty):
-                            raise Violation(f"a call failed: {outcome}")
-                        value = waiting.pop(request_id)
-                        self.calls += 1
-                        if value is not None:
-                            self.confirmed.add(value)
-                            self._last_confirmed = value
-                        await self._ask(session, waiting)
-                    case v2.SubscriptionError():
-                        raise Violation(message.error)
-
-    async def _ask(self, session: Session, waiting: dict[int, int | None]) -> None:
-        request_id = session.next_request()
-        if self._rng.random() < 0.5:
-            value = self.number << 40 | self.asked
-            self.asked += 1
-            waiting[request_id] = value
-            self.before[value] = self._last_confirmed
-            self.connection_of[value] = self._connections
-            await session.send(v2.call_reducer(request_id, "append", _NUMBER.pack(value)))
-        else:
-            waiting[request_id] = None
-            payer, payee = self._rng.sample(range(ACCOUNTS), 2)
-            arguments = _TRANSFER.pack(payer, payee, self._rng.randrange(1, 100))
-            await session.send(v2.call_reducer(request_id, "transfer", arguments))
-
-    def _follow(self, query_sets: Iterable[v2.QuerySetUpdate]) -> None:
-        for query_set in query_sets:
-            for table in query_set.tables:
-                for rows in table.rows:
-                    if isinstance(rows, v2.PersistentRows):
-                        self._apply(rows.deletes.rows(), rows.inserts.rows())
-
-    def _apply(self, deletes: Iterable[bytes], inserts: Iterable[bytes]) -> None:
-        balances = self._balances
-        for row in deletes:
-            if balances.pop(row, None) is None:
-                raise Violation(f"client {self.number}: {_ACCOUNT.unpack(row)} is deleted and was not there")
-        for row in inserts:
-            if row in balances:
-                raise Violation(f"client {self.number}: {_ACCOUNT.unpack(row)} is inserted and was there")
-            balances[row] = _ACCOUNT.unpack(row)[1]
-        self.states += 1
-        if len(balances) != ACCOUNTS or sum(balances.values()) != ACCOUNTS * BALANCE:
-            raise Violation(f"client {self.number} saw {len(balances)} accounts with {sum(balances.values())} in all")
+    def take(self, kind: str, words: list[str]) -> None:
+        """What the client told, see `ledger_clients.mjs`."""
+        base = self.number << 40
+        match kind, words:
+            case "ask", [n, connection, last]:
+                value = base | int(n)
+                self.before[value] = base | int(last) if last != "-1" else -1
+                self.connection_of[value] = int(connection)
+            case "ok", [n]:
+                self.calls += 1
+                self.confirmed.add(base | int(n))
+            case "moved", []:
+                self.calls += 1
+            case "seen", [states]:
+                self.states = int(states)
+            case _:
+                raise Violation(f"client {self.number}: {' '.join(words)}")
 
 
 def check_entries(clients: list[Client], values: list[int]) -> None:
@@ -178,9 +115,10 @@ class Soak:
 
     def __init__(self, server: ServerProcess, clients: int, seed: int) -> None:
         self.server = server
+        self.seed = seed
         self.rng = random.Random(seed)
-        self.clients = [Client(number, random.Random(seed * 1000 + number)) for number in range(clients)]
-        self.kills = dict.fromkeys(TARGETS, 0)
+        self.clients = [Client(number) for number in range(clients)]
+        self.kills = dict.fromkeys([*TARGETS, WHOLE_SERVER], 0)
         self.longest_s = 0.0
         """The longest time from a kill until every client had a call confirmed."""
 
@@ -190,35 +128,72 @@ class Soak:
         server.publish(SAMPLES / "ledger.py", DATABASE)
         server.call(DATABASE, "open_accounts", ACCOUNTS, BALANCE)
         async with trio.open_nursery() as nursery:
-            for client in self.clients:
-                nursery.start_soon(client.keep_going, lambda: server.base_url)
+            nursery.start_soon(self._run_clients)
             await self._progress("the start")
-            for number in range(kills):
-                await self._kill_one()
-                if number % 20 == 19:
-                    say(f"{number + 1} kills, {sum(client.calls for client in self.clients)} calls confirmed")
+            told = 0
+            while (done := self.killed) < kills:
+                if done - told >= 20:
+                    told = done
+                    say(f"{done} kills, {sum(client.calls for client in self.clients)} calls confirmed")
+                await self._kill_some(kills - done)
             nursery.cancel_scope.cancel()
         await trio.to_thread.run_sync(self.check)
 
-    async def _kill_one(self) -> None:
-        target = self.rng.choices(list(TARGETS), list(TARGETS.values()))[0]
+    async def _run_clients(self) -> None:
+        """Runs the clients until cancelled, and takes what they tell."""
+        numbers = (len(self.clients), self.seed, ACCOUNTS, ACCOUNTS * BALANCE)
+        command = ["node", str(CLIENTS), self.server.ws_url, DATABASE, *map(str, numbers)]
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            rest = b""
+            async for data in process.stdout:
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    kind, number, *words = line.decode().split(" ")
+                    if number == "-":
+                        raise Violation(" ".join(words))
+                    self.clients[int(number)].take(kind, words)
+            raise Violation("the clients ended")
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+    @property
+    def killed(self) -> int:
+        """Kills so far."""
+        return sum(self.kills.values())
+
+    async def _kill_some(self, at_most: int) -> None:
         begun = time.monotonic()
-        if target:
-            kill(self.rng.choice(await self._running(target)))
-        else:
+        if self.rng.random() < WHOLE_SERVER_SHARE:
+            targets = [WHOLE_SERVER]
             await trio.to_thread.run_sync(self.server.kill)
             await trio.to_thread.run_sync(self.server.start)
-        self.kills[target] += 1
-        await self._progress(target or "the whole server")
+        else:
+            count = min(self.rng.randint(1, AT_ONCE), at_most)
+            drawn = set(self.rng.choices(list(TARGETS), list(TARGETS.values()), k=count))
+            # There is a snapshotter only now and then; the others are waited for while they are being started again.
+            running = {target: await self._running(target) for target in drawn - {"snapshotter"}}
+            running["snapshotter"] = self._pids("snapshotter") if "snapshotter" in drawn else []
+            targets = [target for target, pids in running.items() if pids]
+            for target in targets:
+                kill(self.rng.choice(running[target]))
+        for target in targets:
+            self.kills[target] += 1
+        await self._progress(" and ".join(targets) or "nothing")
         self.longest_s = max(self.longest_s, time.monotonic() - begun)
         await trio.sleep(self.rng.random() * LONGEST_PAUSE_S)
+
+    def _pids(self, target: str) -> list[int]:
+        return [pid for pid, command in self.server.processes().items() if target in command]
 
     async def _running(self, target: str) -> list[int]:
         """Pids of the processes of a kind; waits for one that is being started again."""
         with trio.move_on_after(RECOVERY_S):
             while True:
-                found = [pid for pid, command in self.server.processes().items() if target in command]
-                if found:
+                if found := self._pids(target):
                     return found
                 await trio.sleep(RETRY_S)
         raise Violation(f"no {target} was started:\n" + "".join(self.server.output[-20:]))
@@ -251,11 +226,11 @@ class Soak:
 
     def report(self) -> str:
         """What was done and seen, on one line."""
-        done = ", ".join(f"{count} x {target or 'whole server'}" for target, count in self.kills.items())
+        done = ", ".join(f"{count} x {target}" for target, count in self.kills.items())
         confirmed = sum(len(client.confirmed) for client in self.clients)
         states = sum(client.states for client in self.clients)
         return (
-            f"{sum(self.kills.values())} kills ({done}); {confirmed} confirmed appends are all there; "
+            f"{self.killed} kills ({done}); {confirmed} confirmed appends are all there; "
             f"{states} states seen with the same money; longest pause {self.longest_s:.1f} s"
         )
 
@@ -274,6 +249,9 @@ def main() -> None:
             soak = Soak(server, options.clients, options.seed)
             trio.run(soak.run, options.kills, lambda text: print(text, flush=True))
             print(soak.report())
+        except BaseException:
+            print("".join(server.output[-40:]))
+            raise
         finally:
             server.kill()
 
