@@ -192,6 +192,11 @@ def call_procedure(request_id: int, procedure: str, args: bytes) -> bytes:
     return b"".join((_CALL.pack(4, request_id, 0), string_bytes(procedure), _U32.pack(len(args)), args))
 
 
+def call_encoded(is_procedure: bool, request_id: int, name: bytes, args: bytes) -> bytes:
+    """A call whose `name` is already a BSATN string."""
+    return b"".join((_CALL.pack(4 if is_procedure else 3, request_id, 0), name, _U32.pack(len(args)), args))
+
+
 # Server messages
 
 

@@ -8,7 +8,8 @@ BSATN as everywhere: integers little-endian, string and array behind a u32 count
 JSON ("native struct"): a record is an object, a sum ``{"Variant": payload}``, unit ``[]``, option ``{"some": v}`` or
 ``{"none": []}``, bytes lowercase hex, integers plain numbers.
 
-Readers raise ``DecodeError`` with the usual texts and never trust a count: an element takes at least one byte.
+Readers raise ``DecodeError`` with the usual texts and never trust a count: an element takes at least one byte. What
+``parse`` is given comes from a server that one talks to; it raises ``DecodeError`` (``parsed`` sees to that).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from spacetimedb.types.algebraic import (
     decode_type,
     encode_type,
     product_to_json,
+    type_from_json,
     type_to_json,
 )
 from spacetimedb.types.errors import DecodeError
@@ -44,6 +46,17 @@ class Layout(Protocol):
 
     def json(self, value: Any) -> Json:
         """The JSON form."""
+
+    def parse(self, json: Json) -> Any:
+        """The value of a JSON form; some exception if it is none."""
+
+
+def parsed(layout: Layout, json: Json) -> Any:
+    """The value of a JSON form. Raises ``DecodeError``."""
+    try:
+        return layout.parse(json)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise DecodeError(f"not in the form of {type(layout).__name__.lower()}: {error!r}") from None
 
 
 def _need(data: bytes, at: int, count: int, what: str) -> int:
@@ -71,6 +84,9 @@ class Number:
     def json(self, value: int) -> Json:
         return value
 
+    def parse(self, json: Json) -> int:
+        return int(json)
+
 
 class WideInteger:
     """i128."""
@@ -84,6 +100,9 @@ class WideInteger:
 
     def json(self, value: int) -> Json:
         return value
+
+    def parse(self, json: Json) -> int:
+        return int(json)
 
 
 class Boolean:
@@ -101,6 +120,9 @@ class Boolean:
     def json(self, value: bool) -> Json:
         return value
 
+    def parse(self, json: Json) -> bool:
+        return bool(json)
+
 
 class Bytes:
     """Array of u8 as ``bytes``; hex in JSON."""
@@ -116,6 +138,9 @@ class Bytes:
 
     def json(self, value: bytes) -> Json:
         return value.hex()
+
+    def parse(self, json: Json) -> bytes:
+        return bytes.fromhex(json)
 
 
 class String:
@@ -134,6 +159,9 @@ class String:
 
     def json(self, value: str) -> Json:
         return value
+
+    def parse(self, json: Json) -> str:
+        return str(json)
 
 
 class Enumeration:
@@ -154,6 +182,10 @@ class Enumeration:
 
     def json(self, value: int) -> Json:
         return {self._names[value]: []}
+
+    def parse(self, json: Json) -> IntEnum:
+        (name,) = json
+        return self._members(self._names.index(name))
 
 
 class Option:
@@ -180,6 +212,9 @@ class Option:
     def json(self, value: Any) -> Json:
         return {"none": []} if value is None else {"some": self._inner.json(value)}
 
+    def parse(self, json: Json) -> Any:
+        return self._inner.parse(json["some"]) if "some" in json else None
+
 
 class Sequenced:
     """Array as a tuple."""
@@ -204,6 +239,9 @@ class Sequenced:
     def json(self, value: Sequence[Any]) -> Json:
         return [self._element.json(element) for element in value]
 
+    def parse(self, json: Json) -> tuple[Any, ...]:
+        return tuple(map(self._element.parse, json))
+
 
 class Record:
     """A product: an instance of ``cls``, its attributes in the order given, named in JSON as in ``cls``."""
@@ -225,6 +263,9 @@ class Record:
     def json(self, value: Any) -> Json:
         return {name: layout.json(getattr(value, name)) for name, layout in self._fields}
 
+    def parse(self, json: Json) -> Any:
+        return self._cls(**{name: layout.parse(json[name]) for name, layout in self._fields})
+
 
 class Field:
     """A product of one field, as that field's value; only JSON shows the field."""
@@ -241,6 +282,9 @@ class Field:
 
     def json(self, value: Any) -> Json:
         return {self._name: self._inner.json(value)}
+
+    def parse(self, json: Json) -> Any:
+        return self._inner.parse(json[self._name])
 
 
 class Variants:
@@ -276,6 +320,11 @@ class Variants:
         name, layout = self._cases[tag]
         return {name: layout.json(payload)}
 
+    def parse(self, json: Json) -> Any:
+        ((name, payload),) = json.items()
+        tag = [known for known, _ in self._cases].index(name)
+        return self._join(tag, self._cases[tag][1].parse(payload))
+
 
 class Unit:
     """The empty product, as None."""
@@ -288,6 +337,9 @@ class Unit:
 
     def json(self, value: None) -> Json:
         return []
+
+    def parse(self, json: Json) -> None:
+        return None
 
 
 class Later:
@@ -314,6 +366,9 @@ class Later:
     def json(self, value: Any) -> Json:
         return self._layout().json(value)
 
+    def parse(self, json: Json) -> Any:
+        return self._layout().parse(json)
+
 
 class TypeLayout:
     """An algebraic type."""
@@ -326,6 +381,9 @@ class TypeLayout:
 
     def json(self, value: AlgebraicType) -> Json:
         return type_to_json(value)
+
+    def parse(self, json: Json) -> AlgebraicType:
+        return type_from_json(json)
 
 
 class ProductLayout:
@@ -340,6 +398,9 @@ class ProductLayout:
 
     def json(self, value: Product) -> Json:
         return product_to_json(value)
+
+    def parse(self, json: Json) -> Product:
+        return Product(ELEMENTS.parse(json["elements"]))
 
 
 def _unknown_tag(tag: int, name: str | None) -> DecodeError:
