@@ -145,8 +145,8 @@ class Database:
         self.now_us = clock
         self.generation = -1
         """Number of the program, modulo mail.GENERATIONS."""
-        self._reducer_names: dict[int, list[str]] = {}
-        """Reducers by id in each generation."""
+        self._signatures: dict[int, list[tuple[str, object]]] = {}
+        """Name and parameters of the reducers by id in each generation."""
         self._clock = clock
         self._last_us = 0
         self._schedules: dict[int, ScheduleTable] = {}
@@ -175,7 +175,7 @@ class Database:
         self.table_ids, self.program_hash = table_ids, program_hash
         self.reducers, self.by_name = reducers, {r.name: r for r in reducers}
         self.generation = (self.generation + 1) % mail.GENERATIONS
-        self._reducer_names[self.generation] = [r.name for r in reducers]
+        self._signatures[self.generation] = [(r.name, r.params) for r in definition.reducers]
         self.db, self.tables = db, tables
         lifecycle = {r.lifecycle: r for r in reducers}
         self._on_connect, self._on_disconnect = lifecycle.get("on_connect"), lifecycle.get("on_disconnect")
@@ -254,8 +254,15 @@ class Database:
         self.answer(Outcome.NO_SUCH_REDUCER, who, request_id, self.timestamp_us(), "no such reducer")
 
     def call_of_old_program(self, who: Caller, generation: int, reducer_id: int, request_id: int, args: bytes) -> None:
-        """A call that a reader sent before it knew of the present program: ids may mean other reducers now."""
-        self.call_by_name(who, self._reducer_names[generation][reducer_id], request_id, args)
+        """A call that a reader sent before it knew of the present program: ids may mean other reducers now, and
+        arguments other types."""
+        name, params = self._signatures[generation][reducer_id]
+        reducer = self.by_name.get(name)
+        if reducer is not None and self._signatures[self.generation][reducer.id][1] != params:
+            error = DecodeError("the program was replaced while the call was under way, and its parameters differ now")
+            self._bad_arguments(who, reducer, request_id, self.timestamp_us(), error)
+            return
+        self.call_by_name(who, name, request_id, args)
 
     def no_such_reducer(self, name: str, kind: str = "reducer") -> None:
         """Writes the module log's line about a call of an unknown reducer or procedure."""
@@ -477,9 +484,10 @@ class Database:
         always_logged: bool = False,
     ) -> None:
         """Counts the transaction, if it is one for the log, and appends its record."""
-        if (deltas and not deltas[0].flags & UNLOGGED) or always_logged:
-            self.horizon += 1
-            flags |= LOGGED
+        if deltas or always_logged:
+            if always_logged or not deltas[0].flags & UNLOGGED or not all(d.flags & UNLOGGED for d in deltas):
+                self.horizon += 1
+                flags |= LOGGED
             if self._schedules:
                 self._arm(deltas)
         self.out.append(

@@ -17,7 +17,7 @@ from spacetimedb.log.segments import LogDamaged
 from spacetimedb.log.snapshot import snapshot_directory
 from spacetimedb.module import Module
 from spacetimedb.module.errors import BudgetExceeded, ModuleError, ReducerError
-from spacetimedb.schema.definition import ModuleDef, TableDef
+from spacetimedb.schema.definition import ModuleDef, TableDef, with_durability
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.system import FIRST_USER_ID, SYSTEM_TABLES, bootstrap_rows, creation_rows
@@ -154,7 +154,7 @@ def recover_from(
     table_ids = {row.table_name: row.table_id for row in store.tables[ST_TABLE].reader.iter()}
     _add_tables(database, module, definition, table_ids)
     for table in definition.all_tables:
-        if not table.is_event:
+        if not table.is_event and table.is_durable:
             store.tables[table_ids[table.name]].load(state.rows(table_ids[table.name]))
     database.horizon = state.next_offset
     program_hash = st_module.program_hash.to_bytes(32, "little")
@@ -217,7 +217,7 @@ def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]
     try:
         module = load_program(program, database.log.print_line)
         raw = module.describe()
-        return module, validate(raw), encode_raw(raw)
+        return module, with_durability(validate(raw), module.not_durable), encode_raw(raw)
     except (ProgramError, ModuleError, ModuleDefErrors) as error:
         raise InstallError(str(error)) from None
     except BudgetExceeded:

@@ -45,7 +45,7 @@ from spacetimedb.schema.system import (
 from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.plan import protected_table
-from spacetimedb.store.commit_record import TRUNCATED, TableDelta
+from spacetimedb.store.commit_record import LOG_ONLY, TRUNCATED, TableDelta
 from spacetimedb.store.store import Store
 from spacetimedb.store.table import Table
 from spacetimedb.types.algebraic import AlgebraicType, Primitive, Product
@@ -133,6 +133,8 @@ class Migration:
         self._moved: list[tuple[Table, Table]] = []
         """Tables that gained columns: the old one and the new one."""
         self._dropped_views: list[int] = []
+        self._changed_durability: list[Table] = []
+        """Tables that keep their rows, which are in the log from now on or no longer."""
 
     # -- the whole
 
@@ -153,7 +155,7 @@ class Migration:
         """Makes everything final. Returns what changed, as `Store.commit` does, ascending by table id."""
         assert self._before is not None
         moves = [delta for old, new in self._moved for delta in _moving(old, new)]
-        deltas = [*self._store.commit(), *moves]
+        deltas = [*self._store.commit(), *moves, *map(_logged_anew, self._changed_durability)]
         for table_id, table in self._before.items():
             if table_id not in self._store.tables:
                 self._store.retire(table)
@@ -353,6 +355,10 @@ class Migration:
         columns = None if key is None else [key]
         self._catalogue.change(ST_TABLE_ID, {"table_id": self.table_ids[step.name]}, table_primary_key=columns)
 
+    def _change_durability(self, step: Step) -> None:
+        """Nothing of it is in the catalogue: the program says it."""
+        self._told(step)
+
     def _update_view(self, step: Step) -> None:
         """Nothing of it is stored: its instances are computed by the new program."""
 
@@ -396,7 +402,9 @@ class Migration:
                 table = store.successor(before, table_id, definition, shape, self._images(moving[name]))
                 self._moved.append((before, table))
             elif name in old:
-                tables[table_id] = store.rebuilt(table_id, definition, shape)
+                table = tables[table_id] = store.rebuilt(table_id, definition, shape)
+                if table.row_count and definition.is_durable != old[name].is_durable:
+                    self._changed_durability.append(table)
                 continue
             else:
                 table = store.fresh(table_id, definition, shape)
@@ -428,6 +436,7 @@ _STEPS: Final[dict[StepKind, Callable[[Migration, Step], None]]] = {
     StepKind.ADD_ROW_FILTER: Migration._add_row_filter,
     StepKind.CHANGE_ACCESS: Migration._change_access,
     StepKind.CHANGE_PRIMARY_KEY: Migration._change_primary_key,
+    StepKind.CHANGE_DURABILITY: Migration._change_durability,
     StepKind.UPDATE_VIEW: Migration._update_view,
     StepKind.DISCONNECT_ALL_USERS: Migration._disconnect_all_users,
 }
@@ -443,6 +452,14 @@ def _moving(old: Table, new: Table) -> list[TableDelta]:
         TableDelta(old.table_id, old.flags | TRUNCATED, old.row_length, gone, [], refs, []),
         TableDelta(new.table_id, new.flags, new.row_length, [], come, [], new_refs),
     ]
+
+
+def _logged_anew(table: Table) -> TableDelta:
+    """What the log must hold when rows that stay where they are begin or cease to be durable."""
+    images = table.images()
+    if table.definition.is_durable:
+        return TableDelta(table.table_id, LOG_ONLY, table.row_length, [], images, [], [])
+    return TableDelta(table.table_id, LOG_ONLY | TRUNCATED, table.row_length, images, [], [], [])
 
 
 def _largest(t: AlgebraicType) -> int:

@@ -39,6 +39,7 @@ from spacetimedb.module import (
     ViewContext,
 )
 from spacetimedb.module.http import Headers, HttpResponse
+from spacetimedb.schema.definition import with_durability
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.store.commit_record import COMMIT, LOGGED, TableChange, changes, header, log_payload
@@ -95,7 +96,7 @@ class TestHost:
         self._returned = b""
         self._callers: dict[Identity, Caller] = {}
         raw = module.describe()
-        self._loaded = (module, validate(raw), encode_raw(raw))
+        self._loaded = (module, with_durability(validate(raw), module.not_durable), encode_raw(raw))
         self._reducers = {id(spec.function): spec for spec in module.reducers}
         self._database = self._fresh()
         try:

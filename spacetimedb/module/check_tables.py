@@ -78,6 +78,7 @@ class TableChecks:
             is_event=table.event,
             scheduled_function=function.name if function is not None else None,
             schedule_at_column=at_column,
+            is_durable=table.durable,
         )
 
     def _columns(self, table: DeclaredTable, named: NamedType) -> tuple[ColumnSpec, ...]:

@@ -47,6 +47,7 @@ class DeclaredTable(msgspec.Struct, frozen=True, eq=False):
     explicit: bool
     public: bool
     event: bool
+    durable: bool
     indexes: tuple[IndexDeclaration, ...]
     declaration: Declaration
 

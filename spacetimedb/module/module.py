@@ -116,6 +116,7 @@ class Module:
         public: bool = False,
         name: str | None = None,
         event: bool = False,
+        durable: bool = True,
         indexes: Sequence[MultiIndexMarker] = (),
     ) -> Callable[[type[R]], type[R]]: ...
     def table(
@@ -126,16 +127,18 @@ class Module:
         public: bool = False,
         name: str | None = None,
         event: bool = False,
+        durable: bool = True,
         indexes: Sequence[MultiIndexMarker] = (),
     ) -> Any:
         """Makes a row class a table.
 
         `public`: clients can read it. `name`: its name, otherwise the class's in snake_case. `event`: its rows are sent
-        at commit and never stored. `indexes`: indexes over several columns, `btree(..., name=)` and `hash_index`.
+        at commit and never stored. `durable=False`: its rows are in memory only, neither in the log nor in snapshots,
+        and gone after a restart. `indexes`: indexes over several columns, `btree(..., name=)` and `hash_index`.
         """
 
         def decorate(row: type[R]) -> type[R]:
-            self._add_table(row, row, name, public, event, indexes)
+            self._add_table(row, row, name, public, event, durable, indexes)
             return row
 
         return decorate if row is None else decorate(row)
@@ -147,11 +150,12 @@ class Module:
         name: str,
         public: bool = False,
         event: bool = False,
+        durable: bool = True,
         indexes: Sequence[MultiIndexMarker] = (),
     ) -> type[R]:
         """One more table of a row class. Use the result as the class is used: `ctx.db[logged_out]`."""
         alias: Any = TableAlias(row, name)
-        self._add_table(alias, row, name, public, event, indexes)
+        self._add_table(alias, row, name, public, event, durable, indexes)
         made: type[R] = alias
         return made
 
@@ -162,6 +166,7 @@ class Module:
         name: str | None,
         public: bool,
         event: bool,
+        durable: bool,
         indexes: Sequence[MultiIndexMarker],
     ) -> None:
         declaration = getattr(row, "__declaration__", None)
@@ -173,7 +178,9 @@ class Module:
             declaration.registered_name = canonical
         own = tuple(i for i in indexes if isinstance(i, IndexDeclaration))
         self._built = None
-        self._tables.append(DeclaredTable(key, row, source_name, name is not None, public, event, own, declaration))
+        self._tables.append(
+            DeclaredTable(key, row, source_name, name is not None, public, event, durable, own, declaration)
+        )
 
     # -- functions
 
@@ -257,7 +264,7 @@ class Module:
             timer = metaclass(class_name, (Schedule,), {"__module__": function.__module__})
             timer.__declaration__ = Declaration(file, line, {}, {})
             timer.__declaration__.class_name = class_name
-            self._add_table(timer, timer, None, False, False, ())
+            self._add_table(timer, timer, None, False, False, True, ())
             self._repeats.append(RepeatSpec(snake_case(class_name), interval))
 
             def body(ctx: ReducerContext, _timer: object) -> None:
@@ -339,6 +346,11 @@ class Module:
     @property
     def tables(self) -> list[TableSpec]:
         return self.build().tables
+
+    @property
+    def not_durable(self) -> list[str]:
+        """Canonical names of the tables with `durable=False`: the definition that clients know has no place for it."""
+        return [table.name for table in self.tables if not table.is_durable]
 
     @property
     def reducers(self) -> list[ReducerSpec]:

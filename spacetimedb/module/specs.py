@@ -50,8 +50,8 @@ class IndexSpec(msgspec.Struct, frozen=True):
 class TableSpec(msgspec.Struct, frozen=True):
     """A table. `key` is what `ctx.db[...]` is asked with: the row class, or what `add_table` returned.
 
-    `type_ref` is the row type's place in the typespace. Schedule tables name the function (source name) and the column
-    with the time.
+    Rows of one that is not durable are in memory only. `type_ref` is the row type's place in the typespace. Schedule
+    tables name the function (source name) and the column with the time.
     """
 
     source_name: str
@@ -67,6 +67,7 @@ class TableSpec(msgspec.Struct, frozen=True):
     is_event: bool
     scheduled_function: str | None = None
     schedule_at_column: int | None = None
+    is_durable: bool = True
 
 
 class ReducerSpec(msgspec.Struct, frozen=True):

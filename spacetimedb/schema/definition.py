@@ -13,7 +13,7 @@ level; ``all_tables`` and the ``*_ids`` maps go through all levels, depth first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -81,7 +81,8 @@ class ScheduleDef(Struct, frozen=True):
 
 class TableDef(Struct, frozen=True):
     """A table. ``row_type`` is the row as a product, inlined, canonical names; ``type_ref`` its place in the typespace
-    (-1 for the backing table of a view and for system tables, whose row types have none)."""
+    (-1 for the backing table of a view and for system tables, whose row types have none). Rows of a table that is not
+    durable are in memory only; raw definitions do not say it, see ``with_durability``."""
 
     name: str
     accessor_name: str
@@ -96,6 +97,7 @@ class TableDef(Struct, frozen=True):
     is_event: bool = False
     schedule: ScheduleDef | None = None
     is_system: bool = False
+    is_durable: bool = True
 
     def column(self, name: str) -> int | None:
         """Position of the column with this canonical name, else None."""
@@ -267,6 +269,19 @@ class ModuleDef(Struct, frozen=True, dict=True, eq=False):
             yield submodule.namespace, submodule.module
             for inner, module in submodule.module._submodules():
                 yield f"{submodule.namespace}.{inner}", module
+
+
+def with_durability(definition: ModuleDef, not_durable: Collection[str]) -> ModuleDef:
+    """The definition with these tables (canonical full names) kept in memory only, all others durable."""
+    if not not_durable:
+        return definition
+    names = set(not_durable)
+    submodules = tuple(
+        replace(s, module=with_durability(s.module, {name.removeprefix(f"{s.namespace}.") for name in names}))
+        for s in definition.submodules
+    )
+    tables = tuple(replace(table, is_durable=table.name not in names) for table in definition.tables)
+    return replace(definition, tables=tables, submodules=submodules)
 
 
 def prefixed_table(namespace: str, table: TableDef) -> TableDef:

@@ -56,8 +56,9 @@ class StepKind(IntEnum):
     ADD_ROW_FILTER = 19
     CHANGE_ACCESS = 20
     CHANGE_PRIMARY_KEY = 21
-    UPDATE_VIEW = 22
-    DISCONNECT_ALL_USERS = 23
+    CHANGE_DURABILITY = 22
+    UPDATE_VIEW = 23
+    DISCONNECT_ALL_USERS = 24
 
 
 Part = IndexDef | UniqueDef | SequenceDef | ScheduleDef | ColumnDef
@@ -187,6 +188,8 @@ class _Planner:
             self._add(StepKind.CHANGE_ACCESS, name, old, new)
         if old.primary_key != new.primary_key:
             self._add(StepKind.CHANGE_PRIMARY_KEY, name, old, new)
+        if old.is_durable != new.is_durable:
+            self._add(StepKind.CHANGE_DURABILITY, name, old, new)
         if _schedule_key(old) != _schedule_key(new):
             if old.schedule is not None:
                 self._add(StepKind.REMOVE_SCHEDULE, old.schedule.name, old, new, old.schedule)

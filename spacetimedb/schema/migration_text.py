@@ -94,6 +94,8 @@ class _Printer:
                 self._access(step)
             case StepKind.CHANGE_PRIMARY_KEY:
                 self._entry("changed", f"primary key on table {self._of_table(step)} ({_key_change(step)})")
+            case StepKind.CHANGE_DURABILITY:
+                self._entry("changed", f"durability of table {self._of_table(step)} ({_durability(step.table)})")
             case StepKind.CHANGE_COLUMNS:
                 self._changed_columns(step)
             case StepKind.ADD_COLUMNS:
@@ -226,6 +228,8 @@ def log_line(step: Step) -> str | None:
             return f"Changing schema of event table `{name}`"
         case StepKind.CHANGE_PRIMARY_KEY:
             return f"Changing primary key for table `{name}`"
+        case StepKind.CHANGE_DURABILITY:
+            return f"Changing durability of table `{name}`: {_durability(step.table)}"
         case StepKind.CHANGE_INDEX_SOURCE_NAME:
             assert isinstance(step.part, IndexDef)
             assert step.old_table is not None
@@ -321,6 +325,12 @@ def _columns(table: TableDef, positions: Sequence[int]) -> str:
 
 def _access(table: TableDef) -> str:
     return "public" if table.is_public else "private"
+
+
+def _durability(table: TableDef) -> str:
+    if table.is_durable:
+        return "rows are kept from now on"
+    return "rows are in memory only and will be gone after a restart"
 
 
 def _key_change(step: Step) -> str:

@@ -23,7 +23,7 @@ contiguous rows out of it and forward them. Nobody encodes a row again. All inte
 
     table entry
      0  u32   table id
-     4  u32   flags: EVENT, TRUNCATED, UNLOGGED
+     4  u32   flags: EVENT, TRUNCATED, UNLOGGED (the log does not hold this change)
      8  u32   number of deleted rows        24  u32  number of inserted rows
     12  u32   position of their bytes       28  u32  position of their bytes
     16  u32   length of their bytes         32  u32  length of their bytes
@@ -61,6 +61,8 @@ SILENT: Final = 2
 EVENT: Final = 1
 TRUNCATED: Final = 2
 UNLOGGED: Final = 4
+LOG_ONLY: Final = 8
+"""The log holds the change, readers do not see it: rows that stay begin to be logged, or are logged no more."""
 
 NO_READER: Final = 0xFFFF
 NO_REDUCER: Final = 0xFFFF
@@ -188,7 +190,8 @@ def build_commit(
             return _build_single(
                 d, n, inputs, horizon, timestamp_us, reader, connection, request_id, reducer_id, duration_us
             )
-    log_at = HEADER_BYTES + ENTRY_BYTES * len(deltas)
+    shown = [d for d in deltas if not d.flags & LOG_ONLY]
+    log_at = HEADER_BYTES + ENTRY_BYTES * len(shown)
     base = at = log_at
     log: list[bytes] = []
     outside: list[bytes] = []
@@ -221,7 +224,7 @@ def build_commit(
         at += len(tail)
     log_length = at - log_at
     entries: list[bytes] = []
-    for d in deltas:
+    for d in shown:
         for inserted in (False, True):
             rows = d.inserts if inserted else d.deletes
             if rows and (d.table_id, inserted) not in positions:
@@ -229,7 +232,7 @@ def build_commit(
                 outside.append(data)
                 positions[d.table_id, inserted] = at - base
                 at += len(data)
-    for d in deltas:
+    for d in shown:
         extras_at = at - base
         fields: list[int] = []
         for inserted in (False, True):
@@ -253,7 +256,7 @@ def build_commit(
         at + len(padding),
         COMMIT,
         flags,
-        len(deltas),
+        len(shown),
         horizon,
         timestamp_us,
         reader,

@@ -59,16 +59,14 @@ class Store:
 
     # Tables
 
-    def add_table(
-        self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False
-    ) -> Table:
-        """Creates an empty table. Rows of an ephemeral one (the result of a view) are marked not to be logged.
+    def add_table(self, table_id: int, definition: TableDef, shape: ProductShape) -> Table:
+        """Creates an empty table.
 
         Raises ValueError if the id or name is taken, or a column cannot be the key that the definition makes it.
         """
         if table_id in self.tables or definition.name in self.by_name:
             raise ValueError(f"table {definition.name} with id {table_id} exists already")
-        table = self._make(table_id, definition, shape, is_ephemeral)
+        table = self._make(table_id, definition, shape)
         self.tables[table_id] = self.by_name[definition.name] = table
         return table
 
@@ -78,22 +76,22 @@ class Store:
         self.retire(table)
         del self.tables[table_id], self.by_name[table.name]
 
-    def reload(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
+    def reload(self, table_id: int, definition: TableDef, shape: ProductShape) -> Table:
         """Puts a table with another row class or other indexes in the place of one with the same column types.
 
         Rows keep their refs, sequences their state. Raises ValueError, and leaves the old table, if the rows violate
         a new unique index. Handles of the old table must not be used any more.
         """
-        table = self.rebuilt(table_id, definition, shape, is_ephemeral=is_ephemeral)
+        table = self.rebuilt(table_id, definition, shape)
         self.exchange(self.tables | {table_id: table})
         return table
 
     # Tables beside the present ones: for changes of several tables that happen together or not at all
 
-    def rebuilt(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
+    def rebuilt(self, table_id: int, definition: TableDef, shape: ProductShape) -> Table:
         """What `reload` would put in the place of the table; the store stays as it is. Raises ValueError."""
         old = self.tables[table_id]
-        table = self._make(table_id, definition, shape, is_ephemeral, old.sequences)
+        table = self._make(table_id, definition, shape, old.sequences)
         table.adopt_from(old)
         return table
 
@@ -102,7 +100,7 @@ class Store:
     ) -> Table:
         """A table with an id and refs of its own that goes on with the old one's sequences, which must have rows in
         st_sequence already; not in the store. Raises ValueError, UniqueViolation."""
-        table = self._make(table_id, definition, shape, False)
+        table = self._make(table_id, definition, shape)
         known = {sequence.definition: sequence for sequence in old.sequences}
         for sequence in table.sequences:
             self._bind(sequence)
@@ -112,9 +110,9 @@ class Store:
         table.load(images)
         return table
 
-    def fresh(self, table_id: int, definition: TableDef, shape: ProductShape, *, is_ephemeral: bool = False) -> Table:
+    def fresh(self, table_id: int, definition: TableDef, shape: ProductShape) -> Table:
         """What `add_table` would make; the store stays as it is. Raises ValueError."""
-        return self._make(table_id, definition, shape, is_ephemeral)
+        return self._make(table_id, definition, shape)
 
     def exchange(self, tables: Mapping[int, Table]) -> dict[int, Table]:
         """Makes these the tables of the store and returns those of before: exchanging again undoes it.
@@ -145,7 +143,6 @@ class Store:
         table_id: int,
         definition: TableDef,
         shape: ProductShape,
-        is_ephemeral: bool,
         existing: tuple[Sequence, ...] = (),
     ) -> Table:
         """A table that the store does not know yet; it goes on with `existing` sequences of the same definition."""
@@ -157,7 +154,6 @@ class Store:
             self.heap,
             self.dirty,
             [known.get(sequence) or Sequence(sequence, table_id, self._reserve) for sequence in definition.sequences],
-            is_ephemeral=is_ephemeral,
             max_rows=self.max_rows_per_transaction,
             max_row_bytes=self.max_row_bytes,
         )

@@ -78,11 +78,10 @@ class Table:
         dirty: list[Table],
         sequences: Sequence[NumberSequence] = (),
         *,
-        is_ephemeral: bool = False,
         max_rows: int = MAX_ROWS_PER_TRANSACTION,
         max_row_bytes: int = MAX_ROW_BYTES,
     ) -> None:
-        """`sequences` are those of the definition, in order. Rows of an ephemeral table are not logged.
+        """`sequences` are those of the definition, in order.
 
         Raises ValueError if a column cannot serve as the key or sequence that the definition makes it.
         """
@@ -93,7 +92,7 @@ class Table:
         self.layout = layout
         self.shape = layout.shape
         self.row_class = layout.row_class
-        self.flags = (EVENT if definition.is_event else 0) | (UNLOGGED if is_ephemeral else 0)
+        self.flags = (EVENT if definition.is_event else 0) | (0 if definition.is_durable else UNLOGGED)
         size = fixed_size(layout.shape)
         self.is_fixed = size is not None
         self.row_length = size or 0

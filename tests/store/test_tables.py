@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from spacetimedb.memory.heap import HeapFull, RowHeap
@@ -484,9 +485,10 @@ def test_full_heap_fails_the_commit() -> None:
     assert table.row_count == 1
 
 
-def test_ephemeral_tables_mark_their_deltas() -> None:
+def test_tables_that_are_not_durable_mark_their_deltas() -> None:
     store = new_store()
-    table = store.add_table(9, ACCOUNT, shape_from(Account, ACCOUNT_COLUMNS), is_ephemeral=True)
+    definition = msgspec.structs.replace(ACCOUNT, is_durable=False)
+    table = store.add_table(9, definition, shape_from(Account, ACCOUNT_COLUMNS))
     table.handle.insert(OLD)
     assert store.commit()[0].flags == UNLOGGED
     table.handle.clear()
