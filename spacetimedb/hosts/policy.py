@@ -27,6 +27,7 @@ ALLOWED_IMPORTS: Final = frozenset(
         "functools",
         "hashlib",
         "heapq",
+        "inspect",
         "itertools",
         "json",
         "logging",
