@@ -41,6 +41,7 @@ from spacetimedb.log.segments import (
     judge,
     list_segments,
     mark_path,
+    open_walk,
     pack_mark,
     read_mark,
     segment_path,
@@ -131,7 +132,7 @@ class CommitLogWriter:
             self._create_segment(0)
             return
         first, path = segments[-1]
-        walk = Walk(path, first, files.read(path))
+        walk = open_walk(files, path, first)
         if walk.version != VERSION:
             raise LogDamaged(path, 0, first, f"log format version mismatch: current={VERSION} segment={walk.version}")
         for _ in walk:
@@ -140,6 +141,9 @@ class CommitLogWriter:
         if walk.next_offset == first and len(segments) > 1:
             # An empty segment continues the one before only if that one ends where this one starts.
             self._check_previous(*segments[-2], first)
+        if walk.is_compressed:
+            self._follow_compressed(path, walk)
+            return
         self._fd = files.open(path)
         if torn:
             self._cut(path, walk, torn)
@@ -155,10 +159,21 @@ class CommitLogWriter:
         self.durable_offset = self.next_offset - 1 if self.next_offset else None
 
     def _check_previous(self, first: int, path: Path, following: int) -> None:
-        walk = Walk(path, first, self._files.read(path))
+        walk = open_walk(self._files, path, first)
         for _ in walk:
             pass
         judge(self._files, walk, following)
+
+    def _follow_compressed(self, path: Path, walk: Walk) -> None:
+        """The last segment takes nothing more: a new one begins behind it."""
+        fd = self._files.open(path)
+        try:
+            self._files.sync_data(fd)
+        finally:
+            self._files.close(fd)
+        self.next_offset, self.epoch = walk.next_offset, walk.epoch
+        self._create_segment(walk.next_offset)
+        self.durable_offset = walk.next_offset - 1
 
     def _cut(self, path: Path, walk: Walk, torn: int) -> None:
         """Copies a torn tail aside and truncates the segment to its last good commit."""

@@ -21,11 +21,12 @@ from spacetimedb.log.recovery import ReplayError, recover
 from spacetimedb.log.segments import (
     SEGMENT_HEADER,
     LogDamaged,
-    Walk,
     list_segments,
     mark_path,
+    open_walk,
     read_commits,
     segment_path,
+    unpack_segment,
 )
 from spacetimedb.log.snapshot import SnapshotDamaged, list_snapshots, read_snapshot, snapshot_directory
 
@@ -50,15 +51,15 @@ def check(directory: Path, files: FileSystem = OPERATING_SYSTEM) -> Report:
     snapshots = snapshot_directory(directory)
     lines = []
     for first, path in list_segments(files, directory):
-        data = files.read(path)
         try:
-            walk = Walk(path, first, data)
+            walk = open_walk(files, path, first)
             for _ in walk:
                 pass
         except LogDamaged as error:
-            lines.append(f"{path.name}: {len(data)} bytes: {error.what}")
+            lines.append(f"{path.name}: {error.what}")
             continue
-        text = f"{path.name}: {len(data)} bytes, {walk.next_offset - first} transactions"
+        size = f"{len(walk.data)} bytes" + (" unpacked" if walk.is_compressed else "")
+        text = f"{path.name}: {size}, {walk.next_offset - first} transactions"
         if walk.problem is not None:
             text += f", good up to byte {walk.position}: {walk.problem}"
         lines.append(text)
@@ -108,13 +109,17 @@ class _Aside:
             files.sync_data(fd)
         finally:
             files.close(fd)
+        unpacked = unpack_segment(path, 0, data)
         fd = files.open(path)
         try:
+            if unpacked is not data:
+                files.truncate(fd, 0)
+                write_all(files, fd, 0, unpacked[:position])
             files.truncate(fd, position)
             files.sync_data(fd)
         finally:
             files.close(fd)
-        self.done.append(f"{path.name} is cut at byte {position} of {len(data)}; {copy.name} is what it was")
+        self.done.append(f"{path.name} is cut at byte {position} of {len(unpacked)}; {copy.name} is what it was")
 
 
 def repair(directory: Path, files: FileSystem = OPERATING_SYSTEM) -> list[str]:

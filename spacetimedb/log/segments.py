@@ -8,7 +8,11 @@ integers are little-endian.
 
 The CRC covers the commit up to itself. A commit holds n >= 1 transaction payloads back to back (see `txdata`); its
 `min_tx_offset` is the one of the commit before plus that one's n, also from segment to segment. Version 0 lacks the
-epoch; it is read, not written. Segments compressed with zstd are recognised and refused.
+epoch; it is read, not written.
+
+A segment that nobody appends to any more may have been replaced by the same bytes in zstd's seekable format: frames,
+and behind them a table of them that ends with the bytes b1 ea 92 8f. It is read, never written; all byte positions are
+those of the uncompressed bytes.
 
     mark := slot slot
     slot := crc32c:u32 (of the rest)  flags:u32 (1 = sealed)  next_offset:u64  end:u64  sequence:u64
@@ -58,7 +62,11 @@ MAX_COMMIT_BYTES = 1 << 30
 
 SEALED = 1
 MARK_SLOT = Struct("<IIQQQ")
-_ZSTD = b"\x28\xb5\x2f\xfd"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_END = b"\xb1\xea\x92\x8f"
+MAX_UNPACKED_BYTES = 4 << 30
+"""A compressed segment that gives more is refused."""
+_UNPACK_BYTES = 8 << 20
 _NAME = re.compile(r"\d{20}\.stdb\.log")
 
 
@@ -143,7 +151,8 @@ class Walk:
     """Reads the commits of one segment from the start. While and after iterating:
 
     `position` is the byte behind the last good commit, `next_offset` what the next commit must start with, `problem`
-    why the walk ended before the end of the file (None: it did not), `epoch` the highest epoch, `version` the format's.
+    why the walk ended before the end of the file (None: it did not), `epoch` the highest epoch, `version` the format's,
+    `is_compressed` whether the file is not `data` itself.
     """
 
     def __init__(self, path: Path, first_offset: int, data: bytes) -> None:
@@ -154,6 +163,7 @@ class Walk:
         self.epoch = 0
         self.problem: str | None = None
         self.version = VERSION
+        self.is_compressed = False
         if len(data) >= len(SEGMENT_HEADER):
             self.version = self._check_header(data)
         else:
@@ -161,8 +171,6 @@ class Walk:
             self.problem = f"the segment header is cut short, {len(data)} bytes"
 
     def _check_header(self, data: bytes) -> int:
-        if data[:4] == _ZSTD:
-            raise self.damaged("the segment is compressed with zstd, which this version cannot read", 0)
         if data[:6] != MAGIC:
             expected, found = (", ".join(f"{byte:x}" for byte in magic) for magic in (MAGIC, data[:6]))
             raise self.damaged(f"segment header does not start with magic: expected [{expected}], got [{found}]", 0)
@@ -224,6 +232,36 @@ class Walk:
             self.problem = f"{size - self.position} stray bytes"
 
 
+def unpack_segment(path: Path, first_offset: int, data: bytes) -> bytes:
+    """The uncompressed bytes of a segment file's content. Raises LogDamaged."""
+    if data[:4] != ZSTD_MAGIC:
+        return data
+    if not data.endswith(ZSTD_END):
+        raise LogDamaged(path, 0, first_offset, "the end of the compressed segment is missing")
+    from zstandard import ZstdDecompressor, ZstdError
+
+    parts: list[bytes] = []
+    size = 0
+    try:
+        with ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+            while part := reader.read(_UNPACK_BYTES):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_UNPACKED_BYTES:
+                    raise LogDamaged(path, 0, first_offset, f"unpacked it has more than {MAX_UNPACKED_BYTES} bytes")
+    except ZstdError as error:
+        raise LogDamaged(path, 0, first_offset, f"the compressed segment cannot be unpacked: {error}") from error
+    return b"".join(parts)
+
+
+def open_walk(files: FileSystem, path: Path, first_offset: int) -> Walk:
+    """A walk over a segment file, compressed or not. Raises LogDamaged, OSError."""
+    data = files.read(path)
+    walk = Walk(path, first_offset, unpack_segment(path, first_offset, data))
+    walk.is_compressed = data[:4] == ZSTD_MAGIC
+    return walk
+
+
 def judge(files: FileSystem, walk: Walk, following: int | None) -> int:
     """Judges a segment that was walked to its end; `following` is the next segment's first offset, if there is one.
 
@@ -233,6 +271,8 @@ def judge(files: FileSystem, walk: Walk, following: int | None) -> int:
     position, size = walk.position, len(walk.data)
     durable = mark.end if mark is not None else _indexed_end(files, walk)
     problem = walk.problem or "the file is too short"
+    if walk.is_compressed and walk.problem is not None:
+        raise walk.damaged(f"{walk.problem} in a compressed segment, which nobody was writing")
     if position < durable and (mark is None or walk.next_offset < mark.next_offset):
         raise walk.damaged(f"{problem}, but the data up to byte {durable} was durable")
     if following is not None:
@@ -302,7 +342,7 @@ def read_commits(files: FileSystem, directory: Path, start: int = 0) -> Iterator
     for i in range(first_needed, len(segments)):
         first, path = segments[i]
         following = segments[i + 1][0] if i + 1 < len(segments) else None
-        walk = Walk(path, first, files.read(path))
+        walk = open_walk(files, path, first)
         if first != expected:
             raise LogDamaged(path, 0, expected, f"the segment starts at offset {first}, expected {expected}")
         for commit in walk:

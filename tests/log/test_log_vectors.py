@@ -1,6 +1,6 @@
 """The log that a real server left behind: each commit decodes to what is written about it and replays to its end state.
 
-`clog` is the directory as it was; all but its last segment are compressed with zstd, which is not read yet.
+`clog` is the directory as it was; all but its last segment are compressed with zstd.
 `clog-plain` holds the same segments uncompressed.
 """
 
@@ -15,11 +15,12 @@ import pytest
 
 from spacetimedb.log.commit_log import CommitLogWriter
 from spacetimedb.log.recovery import initial_state, recover, replay
-from spacetimedb.log.segments import LogDamaged, Walk, list_segments, read_commits
+from spacetimedb.log.repair import check, repair
+from spacetimedb.log.segments import ZSTD_MAGIC, LogDamaged, Walk, list_segments, read_commits
 from spacetimedb.log.txdata import RowGroup, encode_payload
 from spacetimedb.types.algebraic import AlgebraicType, Array, Primitive, Product, Sum, is_bytes
 
-from .faulty_files import MemoryFiles
+from .faulty_files import Content, MemoryFiles
 from .test_commit_log import LOG
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "durability" / "a"
@@ -179,9 +180,57 @@ def test_our_writer_continues_it() -> None:
     assert state.next_offset == 122
 
 
-def test_compressed_segments_are_named() -> None:
-    with pytest.raises(LogDamaged, match="compressed with zstd"):
-        recover(VECTORS / "clog")
+def compressed(files: MemoryFiles) -> list[Path]:
+    """Puts the log as the server left it into `files`; returns the compressed segments."""
+    for path in sorted((VECTORS / "clog").iterdir()):
+        files.entries[LOG / path.name] = Content(path.read_bytes())
+    return [path for _, path in list_segments(files, LOG) if files.read(path).startswith(ZSTD_MAGIC)]
+
+
+def test_a_log_with_compressed_segments_opens_and_goes_on() -> None:
+    files = MemoryFiles()
+    assert len(compressed(files)) == 8
+    state, plain = recover(LOG, files=files), recover(PLAIN)
+    assert (state.next_offset, state.tables) == (121, plain.tables)
+    with CommitLogWriter.open(LOG, files) as log:
+        assert log.next_offset == 121
+        log.append([b"\x20\0\0\0"])
+    assert recover(LOG, files=files).next_offset == 122
+    assert check(LOG, files).problem is None
+
+
+def test_a_new_segment_follows_when_the_last_one_is_compressed() -> None:
+    files = MemoryFiles()
+    compressed(files)
+    files.remove(LOG / LAST)
+    with CommitLogWriter.open(LOG, files) as log:
+        assert (log.next_offset, log.durable_offset) == (118, 117)
+        log.append([b"\x20\0\0\0"])
+    assert list_segments(files, LOG)[-1] == (118, LOG / LAST)
+    assert recover(LOG, files=files).next_offset == 119
+
+
+def test_damage_of_a_compressed_segment_is_found_and_repaired() -> None:
+    whole = MemoryFiles()
+    third = compressed(whole)[3]
+    data = whole.read(third)
+    state = recover(LOG, files=whole)
+    refused: set[Path] = set()
+    for damaged in (
+        *(data[:n] for n in range(1, len(data), 7)),
+        *(data[:n] + bytes([data[n] ^ 0x10]) + data[n + 1 :] for n in range(0, len(data) - 200, 3)),
+    ):
+        files = MemoryFiles()
+        compressed(files)
+        files.entries[third] = Content(damaged)
+        try:
+            assert recover(LOG, files=files).tables == state.tables  # the bit is in what zstd does not need
+        except LogDamaged as error:
+            refused.add(error.file)
+    assert refused == {third}
+    assert repair(LOG, files)
+    assert check(LOG, files).problem is None
+    assert recover(LOG, files=files).next_offset == int(third.name[:20])
 
 
 def test_commit_positions() -> None:
