@@ -1,17 +1,21 @@
 """A client's copy of the rows it is subscribed to, and the callbacks that hear of changes.
 
 A row is known by its key: the bytes of its primary key, or all its bytes where the table has none. `rows` maps keys to
-row bytes; rows become objects only when somebody looks (`objects` keeps those that were made). One row may be held by
-several queries: it is sent once for each and stays until it is deleted once for each. `extra` counts what is above one.
+row bytes; rows become objects only when somebody looks (`objects` keeps those that were made, by row bytes). One row
+may be held by several queries: it is sent once for each and stays until it is deleted once for each. `extra` counts
+what is above one.
 
 Changes of a whole message are applied to all tables before anybody hears of them (`Table.apply` gives what happened,
 the core tells it). Within a table inserts and updates come in order of arrival, then deletes. A key that is deleted
 and inserted in one message is an update; if its bytes stay the same, nothing has happened.
+
+Where a second thread reads (the blocking face), `lock` guards the indexes; the rest are single steps on dicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Generic, TypeVar, overload
 
 from spacetimedb.module.query import Column, Query
@@ -27,6 +31,9 @@ Row = bytes
 Happened = list[tuple[Row | None, Row | None]]
 """(old, new) of every change in order: old None is an insert, new None a delete, both an update."""
 
+UNLOCKED: Final[AbstractContextManager[object]] = nullcontext()
+"""Where one thread does everything."""
+
 _NOTHING: Final[Happened] = []
 _ABSENT: Final = object()
 
@@ -38,10 +45,11 @@ UpdateCallback = Callable[[Event, R, R], object]
 class Table(Generic[R]):
     """The rows of one table, read only. Iteration, `count` and look-ups see the state after the last whole message."""
 
-    __slots__ = ("_deletes", "_indexes", "_inserts", "_updates", "extra", "objects", "rows", "type")
+    __slots__ = ("_deletes", "_indexes", "_inserts", "_lock", "_updates", "extra", "objects", "rows", "type")
 
-    def __init__(self, table: TableType) -> None:
+    def __init__(self, table: TableType, lock: AbstractContextManager[object] = UNLOCKED) -> None:
         self.type = table
+        self._lock = lock
         self.rows: dict[bytes, Row] = {}
         self.extra: dict[bytes, int] = {}
         self.objects: dict[bytes, R] = {}
@@ -55,9 +63,9 @@ class Table(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         """All rows as of now; changes during the loop do not disturb it."""
         objects = self.objects
-        for key, row in list(self.rows.items()):
-            found = objects.get(key)
-            yield self._object(key, row) if found is None else found
+        for row in list(self.rows.values()):
+            found = objects.get(row)
+            yield self._object(row) if found is None else found
 
     def iter(self) -> Iterator[R]:
         """All rows as of now."""
@@ -79,27 +87,26 @@ class Table(Generic[R]):
         if position == self.type.primary_key:
             key = codec(self.type.shape.fields[position].shape).encode(value)
             row = self.rows.get(key)
-            return None if row is None else self._object(key, row)
+            return None if row is None else self._object(row)
         return next(self.filter(column, value), None)
 
     def filter(self, column: Column[R, V] | str, value: V) -> Iterator[R]:
         """The rows with this value in a column. The first look-up in a column makes an index of it."""
         position = self._position(column)
-        if self._indexes is None or position not in self._indexes:
-            self._make_index(position)
-        assert self._indexes is not None
-        for key in list(self._indexes[position].get(_hashable(value), ())):
-            row = self.rows.get(key)
-            if row is not None:
-                yield self._object(key, row)
+        with self._lock:
+            if self._indexes is None or position not in self._indexes:
+                self._make_index(position)
+            assert self._indexes is not None
+            rows = list(self._indexes[position].get(_hashable(value), ()))
+        return map(self._object, rows)
 
     def _position(self, column: Column[R, Any] | str) -> int:
         return self.type.column(column if isinstance(column, str) else column.name)
 
-    def _object(self, key: bytes, row: Row) -> R:
-        found = self.objects.get(key)
+    def _object(self, row: Row) -> R:
+        found = self.objects.get(row)
         if found is None:
-            found = self.objects[key] = self.type.decode(row)
+            found = self.objects[row] = self.type.decode(row)
         return found
 
     # -- callbacks
@@ -155,7 +162,7 @@ class Table(Generic[R]):
         """The object of a row that has just come, the same that a look-up gives."""
         key = row if self.type.key_of is None else self.type.key_of(row)
         if self.rows.get(key) is row:
-            return self._object(key, row)
+            return self._object(row)
         made: R = self.type.decode(row)
         return made
 
@@ -216,7 +223,6 @@ class Table(Generic[R]):
                 continue
             else:
                 rows[key] = row
-                self.objects.pop(key, None)
             happened.append((old, row))
         for key, change in net.items():
             old = rows.get(key)
@@ -228,7 +234,6 @@ class Table(Generic[R]):
                 continue
             self._set_count(key, 1)
             del rows[key]
-            self.objects.pop(key, None)
             happened.append((old, None))
         if self._indexes is not None:
             for old, new in happened:
@@ -236,6 +241,10 @@ class Table(Generic[R]):
                     self._unindex(old)
                 if new is not None:
                     self._index(new)
+        if self.objects:
+            for old, _ in happened:
+                if old is not None:
+                    self.objects.pop(old, None)
         return happened if self.has_listeners else _NOTHING
 
     def _set_count(self, key: bytes, count: int) -> None:
@@ -254,35 +263,32 @@ class Table(Generic[R]):
         self._indexes = None
         return happened
 
-    # -- indexes: column -> value -> keys
+    # -- indexes: column -> value -> rows
 
     def _make_index(self, position: int) -> None:
         if self._indexes is None:
             self._indexes = {}
-        index: dict[object, dict[bytes, None]] = {}
-        self._indexes[position] = index
         attribute = self.type.shape.fields[position].attr
-        for key, row in list(self.rows.items()):
-            index.setdefault(_hashable(getattr(self._object(key, row), attribute)), {})[key] = None
+        index = self._indexes[position] = {}
+        for row in self.rows.values():
+            index.setdefault(_hashable(getattr(self._object(row), attribute)), {})[row] = None
 
     def _index(self, row: Row) -> None:
         assert self._indexes is not None
-        key = row if self.type.key_of is None else self.type.key_of(row)
-        found = self._object(key, row)
+        found = self._object(row)
         for position, index in self._indexes.items():
             value = _hashable(getattr(found, self.type.shape.fields[position].attr))
-            index.setdefault(value, {})[key] = None
+            index.setdefault(value, {})[row] = None
 
     def _unindex(self, row: Row) -> None:
         assert self._indexes is not None
-        key = row if self.type.key_of is None else self.type.key_of(row)
-        found = self.type.decode(row)
+        found = self._object(row)
         for position, index in self._indexes.items():
             value = _hashable(getattr(found, self.type.shape.fields[position].attr))
-            keys = index.get(value)
-            if keys is not None:
-                keys.pop(key, None)
-                if not keys:
+            rows = index.get(value)
+            if rows is not None:
+                rows.pop(row, None)
+                if not rows:
                     del index[value]
 
     def __repr__(self) -> str:
@@ -296,10 +302,11 @@ def _hashable(value: object) -> object:
 class Database:
     """`conn.db`: the tables by row class, view function or name: `db[Player]`, `db["player"]`, `db.player`."""
 
-    __slots__ = ("_schema", "_tables")
+    __slots__ = ("_lock", "_schema", "_tables")
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, lock: AbstractContextManager[object] = UNLOCKED) -> None:
         self._schema = schema
+        self._lock = lock
         self._tables: dict[object, Table[Any]] = {}
 
     @overload
@@ -326,7 +333,7 @@ class Database:
         """The one copy of a table."""
         found = self._tables.get(table)
         if found is None:
-            found = self._tables[table] = Table(table)
+            found = self._tables[table] = Table(table, self._lock)
         return found
 
     def known(self) -> Iterable[Table[Any]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from spacetimedb.protocol import v2_client as wire
@@ -31,7 +32,7 @@ from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 
 from . import updates
 from .address import Address
-from .cache import Database, Happened, Table
+from .cache import UNLOCKED, Database, Happened, Table
 from .errors import (
     ClientError,
     ConnectError,
@@ -154,10 +155,10 @@ class Core:
         "token",
     )
 
-    def __init__(self, address: Address, schema: Schema) -> None:
+    def __init__(self, address: Address, schema: Schema, lock: AbstractContextManager[object] = UNLOCKED) -> None:
         self.address = address
         self.schema = schema
-        self.db = Database(schema)
+        self.db = Database(schema, lock)
         self.state: State = "closed"
         self.identity = Identity.ZERO
         self.connection_id = ConnectionId.ZERO

@@ -77,6 +77,7 @@ def _add_level(schema: Schema, level: ModuleDef, prefix: str) -> None:
             primary_key=table.primary_key,
             unique=unique,
             is_event=table.is_event,
+            is_public=table.is_public,
         )
         _register(made, shape)
         schema.add_table(made)
@@ -86,11 +87,14 @@ def _add_level(schema: Schema, level: ModuleDef, prefix: str) -> None:
         _register(made, shape)
         schema.add_table(made)
     for reducer in level.reducers:
-        schema.add_function(FunctionType("reducer", prefix + reducer.name, shapes.params(reducer.declared_params)))
+        is_private = reducer.is_private or reducer.lifecycle is not None
+        params = shapes.params(reducer.declared_params)
+        schema.add_function(FunctionType("reducer", prefix + reducer.name, params, is_private=is_private))
     for procedure in level.procedures:
         returns = shapes.of(procedure.declared_return_type)
         params = shapes.params(procedure.declared_params)
-        schema.add_function(FunctionType("procedure", prefix + procedure.name, params, returns))
+        is_private = procedure.is_private
+        schema.add_function(FunctionType("procedure", prefix + procedure.name, params, returns, is_private=is_private))
     for submodule in level.submodules:
         _add_level(schema, submodule.module, f"{prefix}{submodule.namespace}.")
 

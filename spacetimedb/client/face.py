@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
@@ -12,7 +13,7 @@ from spacetimedb.module.query import Query, quoted
 from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 
 from .address import Address
-from .cache import Database
+from .cache import UNLOCKED, Database
 from .core import Core, Pending, State, Subscription
 from .errors import ClientError, ConnectError, SubscriptionError
 from .schema import Schema
@@ -70,8 +71,8 @@ class Face:
 
     __slots__ = ("_disconnected", "_reconnected", "core", "procedures", "reducers")
 
-    def __init__(self, address: Address, schema: Schema) -> None:
-        self.core = Core(address, schema)
+    def __init__(self, address: Address, schema: Schema, lock: AbstractContextManager[object] = UNLOCKED) -> None:
+        self.core = Core(address, schema, lock)
         self.reducers = Functions(self, "reducer")
         self.procedures = Functions(self, "procedure")
         self._disconnected: list[Callable[[ClientError | None], object]] = []
@@ -165,6 +166,67 @@ class Face:
     def _tell_reconnected(self) -> None:
         for callback in self._reconnected:
             callback()
+
+
+class AsyncFace(Face):
+    """What trio's and asyncio's connection have in common."""
+
+    __slots__ = ()
+
+    async def _wait(self, pending: Pending[Any]) -> None:
+        """Until there is an answer. Cancelled, it stops waiting; the call goes on."""
+        raise NotImplementedError
+
+    @overload
+    async def call(self, reducer: ReducerFunction[P], /, *args: P.args, **kwargs: P.kwargs) -> Timestamp: ...
+    @overload
+    async def call(self, reducer: str, /, *args: Any, **kwargs: Any) -> Timestamp: ...
+    async def call(self, reducer: Any, /, *args: Any, **kwargs: Any) -> Timestamp:
+        """Calls a reducer and waits for its end; returns the time at which it ran.
+
+        Raises ReducerError (its own text), InternalError, Disconnected; TypeError or ValueError for bad arguments.
+        """
+        core = self.core
+        pending: Pending[Timestamp] = core.call(core.schema.function("reducer", reducer), args, kwargs)
+        self._flush()
+        await self._wait(pending)
+        return pending.result()
+
+    @overload
+    async def procedure(self, procedure: ProcedureFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def procedure(self, procedure: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def procedure(self, procedure: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls a procedure and returns its value. Raises InternalError, Disconnected, TypeError, ValueError."""
+        core = self.core
+        pending = core.call(core.schema.function("procedure", procedure), args, kwargs)
+        self._flush()
+        await self._wait(pending)
+        return pending.result()
+
+    @overload
+    async def query(self, query: Query[R]) -> list[R]: ...
+    @overload
+    async def query(self, query: type[R]) -> list[R]: ...
+    @overload
+    async def query(self, query: str) -> list[Any]: ...
+    async def query(self, query: Any) -> list[Any]:
+        """Rows as of now, without a subscription. Raises QueryError, Disconnected."""
+        pending = self.core.query(self._text(query))
+        self._flush()
+        await self._wait(pending)
+        return pending.result()
+
+    async def subscribe(self, *queries: Queryable) -> Subscription:
+        """Subscribes and waits until the rows are there. Raises SubscriptionError, Disconnected."""
+        subscription = self.subscribe_nowait(*queries)
+        await self._wait(subscription.applied)
+        subscription.applied.result()
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Ends a subscription and waits until its rows are gone."""
+        await self._wait(self.unsubscribe_nowait(subscription))
 
 
 class Functions:

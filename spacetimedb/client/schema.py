@@ -34,6 +34,7 @@ class TableType:
         "columns",
         "decode",
         "is_event",
+        "is_public",
         "is_view",
         "key",
         "key_of",
@@ -54,6 +55,7 @@ class TableType:
         primary_key: int | None = None,
         unique: Iterable[str] = (),
         is_event: bool = False,
+        is_public: bool = True,
         is_view: bool = False,
     ) -> None:
         self.name = name
@@ -65,6 +67,7 @@ class TableType:
         self.columns = {field.name or field.attr: position for position, field in enumerate(shape.fields)}
         self.unique = frozenset(unique)
         self.is_event = is_event
+        self.is_public = is_public
         self.is_view = is_view
         self.decode = _row_decoder(shape)
         self.key_of = None if primary_key is None else key_slicer(shape, primary_key)
@@ -81,13 +84,24 @@ class TableType:
 
 
 class FunctionType:
-    """A reducer or procedure. `returns` decodes a procedure's value; None for unit and for reducers."""
+    """A reducer or procedure. `shape` is that of its arguments, a tuple. `returns` decodes a procedure's value; None
+    for unit and for reducers. `is_private`: clients cannot call it (lifecycle, schedules)."""
 
-    __slots__ = ("encode", "kind", "name", "parameters", "returns", "wire_name")
+    __slots__ = ("encode", "is_private", "kind", "name", "parameters", "returns", "shape", "wire_name")
 
-    def __init__(self, kind: FunctionKind, name: str, params: ProductShape, returns: Shape | None = None) -> None:
+    def __init__(
+        self,
+        kind: FunctionKind,
+        name: str,
+        params: ProductShape,
+        returns: Shape | None = None,
+        *,
+        is_private: bool = False,
+    ) -> None:
         self.kind: FunctionKind = kind
         self.name = name
+        self.shape = params
+        self.is_private = is_private
         raw = name.encode()
         self.wire_name = _U32.pack(len(raw)) + raw
         self.parameters = tuple(field.name or field.attr for field in params.fields)
@@ -189,6 +203,7 @@ def _of_module(module: Module) -> Schema:
                 primary_key=table.primary_key,
                 unique=unique,
                 is_event=table.is_event,
+                is_public=table.is_public,
             )
         )
     for view in module.views:
@@ -196,9 +211,13 @@ def _of_module(module: Module) -> Schema:
             TableType(view.name, view.shape, key=view.function, primary_key=view.primary_key, is_view=True)
         )
     for reducer in module.reducers:
-        schema.add_function(FunctionType("reducer", reducer.name, reducer.params), reducer.function)
+        is_private = reducer.is_private or reducer.lifecycle is not None
+        function = FunctionType("reducer", reducer.name, reducer.params, is_private=is_private)
+        schema.add_function(function, reducer.function)
     for procedure in module.procedures:
-        function = FunctionType("procedure", procedure.name, procedure.params, procedure.returns)
+        function = FunctionType(
+            "procedure", procedure.name, procedure.params, procedure.returns, is_private=procedure.is_private
+        )
         schema.add_function(function, procedure.function)
     return schema
 

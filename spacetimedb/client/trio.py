@@ -15,29 +15,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
-from typing import Any, overload
+from typing import Any
 
 import trio
 
 from spacetimedb.module import Module
-from spacetimedb.module.query import Query
-from spacetimedb.types.special import Timestamp
 
 from .address import Address
-from .core import Pending, Subscription
+from .core import Pending
 from .definition import schema_from_json
 from .errors import ClientError, ConnectError, Disconnected
 from .face import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
     SILENCE_SECONDS,
+    AsyncFace,
     Backoff,
-    Face,
-    P,
-    ProcedureFunction,
-    Queryable,
-    R,
-    ReducerFunction,
     may_come_back,
 )
 from .schema import Schema, schema_of
@@ -87,7 +80,7 @@ async def connect(
         connection._drop(Disconnected("the connection was closed"))
 
 
-class Connection(Face):
+class Connection(AsyncFace):
     """A connection of one trio task tree; made by `connect`."""
 
     __slots__ = ("_backoff", "_closed", "_error", "_is_closing", "_link")
@@ -100,58 +93,8 @@ class Connection(Face):
         self._closed = trio.Event()
         self._error: ClientError | None = None
 
-    # -- what waits
-
-    @overload
-    async def call(self, reducer: ReducerFunction[P], /, *args: P.args, **kwargs: P.kwargs) -> Timestamp: ...
-    @overload
-    async def call(self, reducer: str, /, *args: Any, **kwargs: Any) -> Timestamp: ...
-    async def call(self, reducer: Any, /, *args: Any, **kwargs: Any) -> Timestamp:
-        """Calls a reducer and waits for its end; returns the time at which it ran.
-
-        Raises ReducerError (its own text), InternalError, Disconnected; TypeError or ValueError for bad arguments.
-        """
-        core = self.core
-        pending: Pending[Timestamp] = core.call(core.schema.function("reducer", reducer), args, kwargs)
-        self._flush()
+    async def _wait(self, pending: Pending[Any]) -> None:
         await wait(pending)
-        return pending.result()
-
-    @overload
-    async def procedure(self, procedure: ProcedureFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    @overload
-    async def procedure(self, procedure: str, /, *args: Any, **kwargs: Any) -> Any: ...
-    async def procedure(self, procedure: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls a procedure and returns its value. Raises InternalError, Disconnected, TypeError, ValueError."""
-        core = self.core
-        pending = core.call(core.schema.function("procedure", procedure), args, kwargs)
-        self._flush()
-        await wait(pending)
-        return pending.result()
-
-    @overload
-    async def query(self, query: Query[R]) -> list[R]: ...
-    @overload
-    async def query(self, query: type[R]) -> list[R]: ...
-    @overload
-    async def query(self, query: str) -> list[Any]: ...
-    async def query(self, query: Any) -> list[Any]:
-        """Rows as of now, without a subscription. Raises QueryError, Disconnected."""
-        pending = self.core.query(self._text(query))
-        self._flush()
-        await wait(pending)
-        return pending.result()
-
-    async def subscribe(self, *queries: Queryable) -> Subscription:
-        """Subscribes and waits until the rows are there. Raises SubscriptionError, Disconnected."""
-        subscription = self.subscribe_nowait(*queries)
-        await wait(subscription.applied)
-        subscription.applied.result()
-        return subscription
-
-    async def unsubscribe(self, subscription: Subscription) -> None:
-        """Ends a subscription and waits until its rows are gone."""
-        await wait(self.unsubscribe_nowait(subscription))
 
     async def wait_closed(self) -> None:
         """Until the connection is over for good: returns if this side closed it, raises the ClientError otherwise."""
