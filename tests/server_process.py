@@ -68,6 +68,8 @@ class ServerProcess:
         command = [sys.executable, "-m", "spacetimedb.cli.main", "--root-dir", str(self.root), "start"]
         command += ["--listen-addr", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir)]
         command += ["--in-memory"] * self.in_memory
+        if "--publishers" not in self.options:
+            command += ["--publishers", "anyone"]
         if self.readers is not None:
             command += ["--readers", str(self.readers)]
         command += self.options

@@ -299,7 +299,7 @@ class ReaderBackend:
         try:
             await link.request(caller.identity, bytes(connection_id), caller.payload, requests, waiter, stays)
         except DatabaseGone:
-            raise BackendError(503, "the database stopped while the request ran; it may have been executed") from None
+            raise _gone(link) from None
 
     async def sql(
         self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, text: str, confirmed: bool
@@ -411,7 +411,7 @@ class ReaderBackend:
         try:
             return await run_handler(link, request)
         except DatabaseGone:
-            raise BackendError(503, "the database stopped while the request ran; it may have been executed") from None
+            raise _gone(link) from None
 
     # -- the server
 
@@ -459,6 +459,12 @@ def dashboard_pages() -> dict[str, tuple[str, bytes]]:
 async def _stream(
     link: DatabaseLink,
     data: bytes,
+def _gone(link: DatabaseLink) -> BackendError:
+    """The database stopped while a request ran."""
+    why = link.down_reason or "the database stopped"
+    return BackendError(503, f"{why} while the request ran; it may have been executed")
+
+
     send: trio.MemorySendChannel[bytes],
     receive: trio.MemoryReceiveChannel[bytes],
     follow: bool,

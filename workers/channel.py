@@ -4,7 +4,8 @@
 
 Descriptors travel as ancillary data with the first byte of the message that announces them, and are handed out in
 order. When the peer is gone, sending raises ChannelClosed and receiving returns None: that is how children notice the
-end.
+end. A peer that runs module code may send anything: what is no message raises ChannelCorrupt, and descriptors are taken
+only by an end that expects some.
 """
 
 from __future__ import annotations
@@ -31,12 +32,17 @@ class ChannelClosed(Exception):
     """The other process is gone."""
 
 
+class ChannelCorrupt(Exception):
+    """The other process sent something that is no message."""
+
+
 class Channel:
     """One end. `kinds` is the union of Structs that this end receives. Not for use by several tasks at once
     (receiving)."""
 
-    def __init__(self, sock: socket.socket, kinds: Any) -> None:
+    def __init__(self, sock: socket.socket, kinds: Any, takes_descriptors: bool = True) -> None:
         sock.setblocking(False)
+        self._takes_descriptors = takes_descriptors
         self.socket = sock
         self._decoder = msgspec.msgpack.Decoder(kinds)
         self._encoder = msgspec.msgpack.Encoder()
@@ -98,7 +104,10 @@ class Channel:
     def _fill(self) -> bool:
         """Reads what is there. False if nothing was."""
         try:
-            data, fds, flags, _address = socket.recv_fds(self.socket, _READ_BYTES, MAX_DESCRIPTORS)
+            if self._takes_descriptors:
+                data, fds, flags, _address = socket.recv_fds(self.socket, _READ_BYTES, MAX_DESCRIPTORS)
+            else:
+                data, fds, flags = self.socket.recv(_READ_BYTES), [], 0
         except BlockingIOError:
             return False
         except OSError:
@@ -116,9 +125,14 @@ class Channel:
         if len(self._buffer) < _HEAD.size:
             return None
         length, fd_count = _HEAD.unpack_from(self._buffer)
+        if length > MAX_MESSAGE_BYTES or (fd_count and not self._takes_descriptors):
+            raise ChannelCorrupt(f"a message of {length} bytes with {fd_count} descriptors")
         if len(self._buffer) < _HEAD.size + length or len(self._descriptors) < fd_count:
             return None
-        message = self._decoder.decode(memoryview(self._buffer)[_HEAD.size : _HEAD.size + length].tobytes())
+        try:
+            message = self._decoder.decode(memoryview(self._buffer)[_HEAD.size : _HEAD.size + length].tobytes())
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ChannelCorrupt(str(error)) from None
         del self._buffer[: _HEAD.size + length]
         return message, [self._descriptors.popleft() for _ in range(fd_count)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import defaultdict, deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,13 +18,12 @@ import trio
 from spacetimedb.auth.identity import derive_identity
 from spacetimedb.auth.keccak import keccak256
 from spacetimedb.log.control_store import DatabaseRow, NameClaimed, NameTaken
-from spacetimedb.schema.definition import ModuleDef
+from spacetimedb.schema.definition import ModuleDef, with_durability
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.migration_text import plan_text
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
-from spacetimedb.workers.loader import Loaded
-from spacetimedb.workers.messages import DatabaseDown, Reply, Request
+from spacetimedb.workers.messages import DatabaseDown, Load, Loaded, Reply, Request
 from spacetimedb.workers.processes import DatabaseFailed
 from spacetimedb.workers.snapshots import SnapshotError
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOAD_LIMIT_S: Final = 10.0
 """A module must be loaded within this time."""
+MAX_LOADED_BYTES: Final = 64 << 20
+"""Longest answer of the process that loads a module."""
 MAX_LOADING: Final = 2
 """Modules that are loaded at the same time; others wait."""
 LOAD_POINTS: Final = 600
@@ -177,10 +179,10 @@ class ControlPlane:
         row = self._supervisor.store.database(identity)
         if row is None:
             raise ControlError(404, "No such database.")
-        new = await self._load(program)
+        new, _ = await self._load(program)
         program_hash = keccak256(program)
         token = migration_token(identity, row.program_hash, program_hash)
-        old = self._running_definition(identity)
+        old = await self._running_definition(identity)
         try:
             migration = plan(old, new)
         except MigrationErrors as error:
@@ -201,32 +203,51 @@ class ControlPlane:
 
     # -- the inside
 
-    async def _load(self, program: bytes) -> ModuleDef:
-        """The validated definition of a program. Raises ControlError with what its author needs to know."""
-        result = None
+    async def _load(self, program: bytes) -> tuple[ModuleDef, list[str]]:
+        """The validated definition of a program, and the libraries beside Python's own that it imports. Raises
+        ControlError with what its author needs to know."""
         async with self._loading:
-            with trio.move_on_after(LOAD_LIMIT_S):
-                finished = await trio.run_process(
-                    [sys.executable, "-m", "spacetimedb.workers.loader"],
-                    stdin=program,
-                    capture_stdout=True,
-                    stderr=subprocess.DEVNULL,
-                    check=False,
-                )
-                if finished.returncode or not finished.stdout:
-                    raise ControlError(500, "the module ended its process while it was loaded")
-                result = msgspec.msgpack.decode(finished.stdout, type=Loaded)
-        if result is None:
-            raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
-        if result.problem is not None:
-            raise ControlError(500, result.problem)
-        return validate(decode_raw(result.definition))
+            answer = await self._answer_of_loader(program)
+        try:
+            result = msgspec.msgpack.decode(answer, type=Loaded)
+            definition = None if result.problem is not None else validate(decode_raw(result.definition))
+        except Exception:  # module code runs in that process: it may have answered in its place
+            raise ControlError(500, "the module ended its process while it was loaded") from None
+        if definition is None:
+            raise ControlError(500, str(result.problem))
+        return with_durability(definition, result.not_durable), result.libraries
 
-    def _running_definition(self, identity: bytes) -> ModuleDef:
+    async def _answer_of_loader(self, program: bytes) -> bytes:
+        order = _pack(Load(program, self._supervisor.confinement))
+        answer = bytearray()
+        with trio.move_on_after(LOAD_LIMIT_S) as scope:
+            async with trio.open_nursery() as nursery:
+                process = await nursery.start(
+                    partial(
+                        trio.run_process,
+                        [sys.executable, "-m", "spacetimedb.workers.loader"],
+                        stdin=order,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                        check=False,
+                        deliver_cancel=_kill,
+                    )
+                )
+                async for piece in process.stdout:
+                    answer += piece
+                    if len(answer) > MAX_LOADED_BYTES:
+                        answer.clear()
+                        nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
+        return bytes(answer)
+
+    async def _running_definition(self, identity: bytes) -> ModuleDef:
         database = self._supervisor.databases.get(identity)
-        if database is None or database.ready is None:
-            raise ControlError(500, f"error starting database: {self.broken.get(identity, 'it is not running')}")
-        return validate(decode_raw(database.ready.definition))
+        if database is None or not await database.until_serving() or database.ready is None:
+            why = self.broken.get(identity) or (database and database.problem) or "it is not running"
+            raise ControlError(500, f"error starting database: {why}")
+        return with_durability(validate(decode_raw(database.ready.definition)), database.ready.not_durable)
 
     async def _create(self, identity: bytes, owner: bytes, program: bytes, old: DatabaseRow | None) -> None:
         """A fresh database under `identity`; the old one, if any, goes on until the new one's module has loaded."""
@@ -260,8 +281,8 @@ class ControlPlane:
     async def _update(self, row: DatabaseRow, program: bytes, break_clients: bool, token: bytes | None) -> None:
         if program == row.program:
             return
-        new = await self._load(program)
-        old = self._running_definition(row.identity)
+        new, libraries = await self._load(program)
+        old = await self._running_definition(row.identity)
         try:
             migration = plan(old, new)
         except MigrationErrors as error:
@@ -275,10 +296,14 @@ class ControlPlane:
             raise ControlError(400, failed + text)
         database = self._supervisor.databases[row.identity]
         try:
-            await database.update(program, program_hash, break_clients)
+            await database.update(program, program_hash, break_clients, libraries)
         except DatabaseFailed as error:
             raise ControlError(400, failed + str(error)) from None
         self._supervisor.store.set_program(row.identity, program, program_hash)
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()
 
 
 def new_identity() -> bytes:

@@ -53,6 +53,8 @@ MAX_HELD: Final = 16384
 """Batches of messages that wait until they are durable; a client with more is dropped."""
 
 KEEP_S: Final = 10.0
+MAX_CLOSE_BYTES: Final = 123
+"""Longest reason in a WebSocket close frame."""
 """How long rows and indexes of a table are kept after their last use."""
 _COMMIT: Final = Layout("<IBBHQqHHIII")
 """Head of a commit record up to the duration."""
@@ -90,6 +92,8 @@ class DatabaseLink:
         """The mailbox was full: nothing is read from clients until there is room."""
         self.down = False
         self.outbox = Outbox(lane, self.check_attached)
+        self.down_reason = ""
+        """Why the database stopped, if its module is the cause."""
         self.requests = ClientRequests(self)
         self._closing: list[tuple[int, list[Client]]] = []
         """Clients that the database disconnected, and what must be durable before they are closed."""
@@ -553,14 +557,16 @@ class DatabaseLink:
         """Another program. The ring says so, too: whoever attached too late for that learns it here."""
         follow_program(self, up)
 
-    def go_down(self) -> None:
+    def go_down(self, reason: str = "") -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
         self.down = True
         self.lane.resume(self)
         for client in self.all_clients():
-            self.lane.close(client, v2.MODULE_EXITED_CLOSE, v2.MODULE_EXITED)
+            self.lane.close(client, v2.MODULE_EXITED_CLOSE, text.encode()[:MAX_CLOSE_BYTES].decode(errors="ignore"))
         for waiter in self.waiters.values():
+        self.down_reason = reason
             waiter.event.set()
+        text = f"{v2.MODULE_EXITED}: {reason}" if reason else v2.MODULE_EXITED
         for waiting in self._asked.values():
             for then in waiting:
                 then()

@@ -10,6 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from spacetimedb.auth.publishers import Publishers
+from spacetimedb.workers.sandbox import Confinement
+
 BELL_FDS: Final = 1 if sys.platform == "linux" else 2
 MAX_READERS: Final = 15
 """Reader r takes slot r + 1 of the commit ring; slot 0 is the log keeper's."""
@@ -26,8 +29,16 @@ class _Message(msgspec.Struct, tag=True, array_like=True):
 # supervisor -> transaction actor
 
 
+class Note(msgspec.Struct, array_like=True):
+    """A line for the module log about a function of the module; `function` None: about the database."""
+
+    function: str | None
+    text: str
+
+
 class ActorSetup(_Message):
-    """First message. Descriptors: control block, commit ring, row heap, own bell, log keeper's bell."""
+    """First message. Descriptors: control block, commit ring, row heap, own bell, log keeper's bell, last words, and
+    the socket for HTTP requests if `has_outbound`."""
 
     identity: bytes
     owner: bytes
@@ -36,6 +47,18 @@ class ActorSetup(_Message):
     program: bytes
     program_hash: bytes
     log_directory: str | None
+    confinement: Confinement
+    has_outbound: bool = False
+    libraries: list[str] = []
+    """To be loaded though the program does not import them yet."""
+    notes: list[Note] = []
+    """Why the actor before it ended."""
+    is_careful: bool = False
+    """Run nothing that no client asks for: no schedules until the next program, no hooks of lost clients."""
+
+
+class ActorOutbound(_Message):
+    """HTTP requests go another way from now on. Descriptors: the socket."""
 
 
 class ActorAttachReader(_Message):
@@ -78,6 +101,10 @@ class ActorReady(_Message):
     program_hash: bytes
     generation: int
     """How many programs this actor has loaded: calls name it together with their reducer's id."""
+    not_durable: list[str]
+    """Names of the tables whose rows are in memory only."""
+    libraries: list[str] = []
+    """Libraries beside Python's own that the process has loaded; it can load no more."""
 
 
 class ActorFailed(_Message):
@@ -134,6 +161,29 @@ class SnapshotFailed(_Message):
     diverged: bool
 
 
+# supervisor -> loader
+
+
+class Load(msgspec.Struct):
+    """A program to be loaded, and how the process that does so is to confine itself."""
+
+    program: bytes
+    confinement: Confinement
+
+
+# loader -> supervisor
+
+
+class Loaded(msgspec.Struct):
+    """`problem` None: `definition` is the raw module definition as BSATN; else a text for the author. `libraries`:
+    those beside Python's own that it imports. `not_durable`: tables whose rows are not kept."""
+
+    definition: bytes
+    problem: str | None
+    libraries: list[str] = []
+    not_durable: list[str] = []
+
+
 # supervisor -> log keeper
 
 
@@ -184,6 +234,7 @@ class ReaderSetup(_Message):
     demo_directory: str | None
     dashboard: Literal["local", "token", "off"] = "local"
     """Who may use the dashboard."""
+    publishers: Publishers = Publishers()
 
 
 class DatabaseUp(_Message):
@@ -201,10 +252,12 @@ class DatabaseUp(_Message):
 
 
 class DatabaseDown(_Message):
-    """A database stopped serving; its clients are closed. `deleted`: it will not come back by itself."""
+    """A database stopped serving; its clients are closed. `deleted`: it will not come back by itself. `reason`: why it
+    was stopped, if the module was the cause."""
 
     identity: bytes
     deleted: bool
+    reason: str = ""
 
 
 class DatabaseRecord(msgspec.Struct, array_like=True):
@@ -244,7 +297,7 @@ class Request(_Message):
     arguments: dict[str, Any]
 
 
-ToActor = ActorSetup | ActorAttachReader | DetachReader | UpdateProgram | AnnounceRows | Stop
+ToActor = ActorSetup | ActorOutbound | ActorAttachReader | DetachReader | UpdateProgram | AnnounceRows | Stop
 FromActor = ActorReady | ActorFailed | SlowReader | RowCounts
 ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
 FromLogKeeper = LogKeeperReady | LogKeeperFailed | LogKeeperDone

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from spacetimedb.auth.publishers import Publishers
+
 
 class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When snapshots are taken and what stays.
@@ -28,6 +30,9 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     together with `in_memory`, and then nothing is kept. `readers` None means one per core less one, at least one.
     `jwt_key_dir` holds the key pair `id_ecdsa` / `id_ecdsa.pub`, made when missing; None keeps it in the data directory
     (or in memory). `dashboard`: who may use it, this machine and owners of databases, owners only, or nobody.
+
+    `is_confined`: processes that run modules confine themselves as far as the system lets them. `memory_bytes`: what
+    one of them may have, 0 for no limit. `outbound_http`: procedures may send requests. `publishers`: who may publish.
     """
 
     listen_host: str = "127.0.0.1"
@@ -38,3 +43,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     jwt_key_dir: Path | None = None
     snapshots: SnapshotPolicy = SnapshotPolicy()
     dashboard: Literal["local", "token", "off"] = "local"
+    is_confined: bool = True
+    memory_bytes: int = 0
+    outbound_http: bool = True
+    publishers: Publishers = Publishers()

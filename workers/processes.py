@@ -3,7 +3,8 @@
 A database is an actor, a log keeper and four shared regions. The regions live as long as the actor: when it dies, the
 log keeper first writes everything that was published, then a new actor recovers from the log into fresh regions. A
 log keeper that dies is started again on the same regions and goes on at its place in the ring. An actor whose log
-cannot be written is stopped too: nothing is accepted that could not be kept.
+cannot be written is stopped too: nothing is accepted that could not be kept. An actor that runs a call which does not
+end, or that sends what is no message, is killed.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.mailbox import format_mailbox
 from spacetimedb.memory.region import Region
-from spacetimedb.workers.channel import Channel, ChannelClosed
+from spacetimedb.schema.raw import decode_raw
+from spacetimedb.schema.validation import validate
+from spacetimedb.workers.channel import Channel, ChannelClosed, ChannelCorrupt
+from spacetimedb.workers.death import Death, History, explain
+from spacetimedb.workers.heartbeat import Heartbeats
+from spacetimedb.workers.last_words import STACK_SIGNAL, Culprit, LastWords
 from spacetimedb.workers.messages import (
     HEAP_BYTES,
     MAILBOX_BYTES,
     RING_BYTES,
     ActorAttachReader,
     ActorFailed,
+    ActorOutbound,
     ActorReady,
     ActorSetup,
     DatabaseUp,
@@ -47,13 +54,22 @@ from spacetimedb.workers.messages import (
     Stop,
     UpdateProgram,
 )
+from spacetimedb.workers.outbound_link import OutboundLink
+from spacetimedb.workers.sandbox import Confinement
 
 if TYPE_CHECKING:
     from spacetimedb.workers.snapshots import Snapshots
 
 STOP_S: Final = 10.0
 """A process that was told to stop and has not after this time is killed."""
-MAX_BACKOFF_S: Final = 5.0
+SLOW_BACKOFF_S: Final = 1.0
+"""A wait before the next start that is said, and that requests are told of instead of waiting too."""
+STACK_S: Final = 0.3
+"""How long a stuck process may take to write its stacks."""
+SERVING_S: Final = 60.0
+"""How long an update waits for a database that is being started."""
+LOOK_AGAIN_S: Final = 0.2
+"""Between two looks whether it cannot be started at all."""
 SUPERVISOR_READER: Final = 255
 """The supervisor's place among the readers that hear of durable offsets."""
 
@@ -106,7 +122,7 @@ async def start_child(name: str, module: str, kinds: Any) -> Child:
     except BaseException:
         ours.close()
         raise
-    return Child(name, process, Channel(ours, kinds))
+    return Child(name, process, Channel(ours, kinds, takes_descriptors=False))
 
 
 class ReaderLink:
@@ -138,8 +154,23 @@ class DatabaseProcesses:
         readers: Callable[[], Iterable[ReaderLink]],
         say: Callable[[str], None],
         snapshots: Snapshots | None = None,
+        heartbeats: Heartbeats | None = None,
+        confinement: Confinement = Confinement(is_wanted=False),
+        may_send_http: bool = True,
     ) -> None:
         self.snapshots = snapshots
+        self._heartbeats = heartbeats or Heartbeats()
+        self._confinement = confinement
+        self._may_send_http = may_send_http
+        self._history = History()
+        self._libraries: set[str] = set()
+        self._last_words: LastWords | None = None
+        self._outbound: OutboundLink | None = None
+        self._stuck = False
+        """The actor was killed because a call did not end."""
+        self._culprit: Culprit | None = None
+        self._serves = trio.Event()
+        """Set, and replaced, when an actor begins to serve."""
         self.identity = identity
         self.owner = owner
         self.directory = directory
@@ -206,6 +237,8 @@ class DatabaseProcesses:
             finally:
                 self._starting = False
             self.problem = None
+            event, self._serves = self._serves, trio.Event()
+            event.set()
             if announce:
                 for reader in self._readers():
                     await self._attach(reader)
@@ -226,18 +259,76 @@ class DatabaseProcesses:
         self._actor_bell, self._keeper_bell, self._durable_bell = self._bells
         actor = self._actor = await start_child("database process", "spacetimedb.workers.transaction_actor", FromActor)
         keeper = await self._start_keeper()
-        setup = ActorSetup(self.identity, self.owner, create, program, program_hash, self.log_directory)
-        fds = [control.fd, ring.fd, heap.fd, *self._actor_bell.fds, *self._keeper_bell.fds]
+        last_words = self._last_words = LastWords()
+        setup = ActorSetup(
+            self.identity,
+            self.owner,
+            create,
+            program,
+            program_hash,
+            self.log_directory,
+            self._confinement,
+            self._may_send_http,
+            sorted(self._libraries),
+            self._history.notes,
+            self._history.is_careful,
+        )
+        fds = [control.fd, ring.fd, heap.fd, *self._actor_bell.fds, *self._keeper_bell.fds, last_words.fd]
+        if self._may_send_http:
+            self._outbound = OutboundLink()
+            fds.append(self._outbound.theirs.fileno())
+        self._stuck, self._culprit = False, None
+        self._heartbeats.watch(actor.pid, self._control, lambda: self._end_stuck(actor, last_words))
         try:
             await actor.channel.send_async(setup, *fds)
+            if self._outbound is not None:
+                self._outbound.theirs.close()
             received = await actor.channel.receive_async()
-        except ChannelClosed:
+        except (ChannelClosed, ChannelCorrupt):
             received = None
-        message = received[0] if received else ActorFailed("the database process ended while it started")
+        if received is None:
+            with trio.move_on_after(STOP_S):
+                await actor.process.wait()
+            death = self._death()
+            self._history.add(death, 0.0)
+            raise DatabaseFailed(f"{death.text} while the database started")
+        message = received[0]
         if not isinstance(message, ActorReady):
             raise DatabaseFailed(message.text)
+        self._check(message)
+        self._history.notes = []
         await self._until_durable(message.next_offset, actor, keeper)
         return message
+
+    @staticmethod
+    def _check(ready: ActorReady) -> None:
+        """Module code runs where this was made: readers must be able to take it."""
+        try:
+            validate(decode_raw(ready.definition))
+        except Exception:
+            raise DatabaseFailed("the database process announced a definition that is none") from None
+
+    async def _end_stuck(self, actor: Child, last_words: LastWords) -> None:
+        """Kills an actor that runs a call which does not end, and finds out which."""
+        if actor is not self._actor or actor.process.returncode is not None:
+            return
+        self._stuck = True
+        last_words.clear()
+        actor.process.send_signal(STACK_SIGNAL)
+        with trio.move_on_after(STACK_S):
+            while (culprit := last_words.culprit()) is None and actor.process.returncode is None:
+                await trio.sleep(STACK_S / 30)
+            self._culprit = culprit
+        actor.process.kill()
+
+    def _death(self) -> Death:
+        """Why the actor ended."""
+        assert self._actor is not None
+        text = self._last_words.text() if self._last_words is not None else ""
+        culprit = self._culprit
+        if culprit is None and self._last_words is not None:
+            culprit = self._last_words.culprit()
+        return explain(self._actor.process.returncode, self._stuck, culprit, text)
 
     async def _start_keeper(self) -> Child:
         keeper = self._keeper = await start_child("log keeper", "spacetimedb.workers.log_keeper", FromLogKeeper)
@@ -279,6 +370,14 @@ class DatabaseProcesses:
                 else f"the {failed[0]} ended"
             )
             raise DatabaseFailed(what)
+
+    async def until_serving(self) -> bool:
+        """Waits for a database that is being started. False if it does not serve soon."""
+        with trio.move_on_after(SERVING_S):
+            while self.ready is None and self.problem is None and not self.stopping:
+                with trio.move_on_after(LOOK_AGAIN_S):
+                    await self._serves.wait()
+        return self.ready is not None
 
     async def wait_durable(self, count: int) -> None:
         """Waits until so many transactions are durable. DatabaseFailed if the database ends before."""
@@ -354,26 +453,28 @@ class DatabaseProcesses:
 
     # -- life
 
-    async def supervise(self, down: Callable[[], Awaitable[None]], slow_reader: Callable[[int], None]) -> None:
-        """Keeps the database running until `stop`. `down` tells the readers that it serves no longer."""
-        backoff_s = 0.1
+    async def supervise(self, down: Callable[[str], Awaitable[None]], slow_reader: Callable[[int], None]) -> None:
+        """Keeps the database running until `stop`. `down` tells the readers that it serves no longer, and why if the
+        module is the cause."""
+        history = self._history
         while not self.stopping:
             started = trio.current_time()
             await self._until_actor_ends(slow_reader)
             async with self._changing:
                 if self.stopping:
                     break
-                self._say("the database process ended; recovering")
+                death = self._death()
+                history.add(death, trio.current_time() - started)
+                self._say(f"{death.text}; recovering")
                 self.ready = None
-                await down()
+                await down("" if death.is_ours else death.text)
                 await self._stop_keeper()
                 self._release()
             while not self.stopping:
-                if trio.current_time() - started < 2:
-                    await trio.sleep(backoff_s)
-                    backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
-                else:
-                    backoff_s = 0.1
+                if history.backoff_s >= SLOW_BACKOFF_S:
+                    self.problem = f"{self.problem or death.text}; next start in {history.backoff_s:.1f} s"
+                    self._say(self.problem)
+                await trio.sleep(history.backoff_s)
                 try:
                     await self.start(self.in_memory, *self._last_program)
                     break
@@ -381,7 +482,7 @@ class DatabaseProcesses:
                     if not self.stopping:
                         self.problem = str(error)
                         self._say(f"cannot start: {error}")
-                    started = trio.current_time()
+                    history.delay()
 
     @property
     def _last_program(self) -> tuple[bytes, bytes]:
@@ -396,6 +497,17 @@ class DatabaseProcesses:
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
+                try:
+                    await hear()
+                except ChannelCorrupt as error:
+                    self._say(f"the database process sent what is no message ({error}); it is replaced")
+                    actor.process.kill()
+
+            async def renew(descriptor: int) -> None:
+                await actor.channel.send_async(ActorOutbound(), descriptor)
+                self._actor_bell.ring()
+
+            async def hear() -> None:
                 while (received := await actor.channel.receive_async()) is not None:
                     match received[0]:
                         case SlowReader(reader):
@@ -427,9 +539,12 @@ class DatabaseProcesses:
                 nursery.start_soon(self.snapshots.watch, ask, self._control)
             nursery.start_soon(listen)
             nursery.start_soon(keep_log)
+            if self._outbound is not None:
+                nursery.start_soon(self._outbound.run, renew)
             await actor.process.wait()
+            self._heartbeats.forget(actor.pid)
             if self._update_reply is not None:
-                await self._update_reply.send(ActorFailed("the database process ended during the update"))
+                await self._update_reply.send(ActorFailed(f"{self._death().text} during the update"))
             nursery.cancel_scope.cancel()
 
     async def _replace_keeper(self, dead: Child) -> bool:
@@ -450,10 +565,19 @@ class DatabaseProcesses:
         self._keeper_bell.ring()
         return True
 
-    async def update(self, program: bytes, program_hash: bytes, break_clients: bool) -> None:
-        """Runs another program, which may change tables; the old one goes on if it fails (DatabaseFailed)."""
+    async def update(
+        self, program: bytes, program_hash: bytes, break_clients: bool, libraries: Iterable[str] = ()
+    ) -> None:
+        """Runs another program, which may change tables; the old one goes on if it fails (DatabaseFailed).
+
+        `libraries`: those beside Python's own that it imports. A process that has not loaded them yet cannot any more:
+        it is replaced first.
+        """
         if self._actor is None or self.ready is None:
             raise DatabaseFailed("the database is not running")
+        if not set(libraries) <= {*self.ready.libraries, *self._libraries}:
+            self._libraries.update(libraries)
+            await self._start_again()
         send, receive = trio.open_memory_channel[ActorReady | ActorFailed](1)
         self._update_reply = send
         try:
@@ -466,11 +590,28 @@ class DatabaseProcesses:
             self._update_reply = None
         if isinstance(answer, ActorFailed):
             raise DatabaseFailed(answer.text)
+        self._check(answer)
+        self._history.forget()
         self.ready = answer
         self.program, self.program_hash = program, program_hash
         for reader in self._readers():
             await reader.send(self.up(is_update=True))
         await self.wait_durable(answer.next_offset)
+
+    async def _start_again(self) -> None:
+        """Another actor in place of the one that runs; its clients have to connect again."""
+        served, actor = self._serves, self._actor
+        assert actor is not None
+        try:
+            await actor.channel.send_async(Stop())
+        except ChannelClosed:
+            pass
+        self._actor_bell.ring()
+        with trio.move_on_after(SERVING_S):
+            await served.wait()
+            await self.until_serving()
+        if self._actor is None or self.ready is None:
+            raise DatabaseFailed("the database could not be started again")
 
     async def stop(self, down: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ends both processes; everything that was accepted is on disk afterwards. `down` tells the readers first."""
@@ -514,7 +655,14 @@ class DatabaseProcesses:
 
     def _release(self) -> None:
         if self._actor is not None:
+            self._heartbeats.forget(self._actor.pid)
             self._actor.channel.close()
+        if self._last_words is not None:
+            self._last_words.close()
+            self._last_words = None
+        if self._outbound is not None:
+            self._outbound.close()
+            self._outbound = None
         self._actor = None
         for region in (*self._regions, *self._mailboxes.values()):
             region.close()

@@ -80,7 +80,7 @@ class Reader:
         self._active = trio.Event()
         """Set by whatever the databases publish; see `_count`."""
         keys = KeyPair(setup.private_key, setup.public_key)
-        self.api = Api(ReaderBackend(self), Tokens(keys, IssuerKeys(fetch_url)))
+        self.api = Api(ReaderBackend(self), Tokens(keys, IssuerKeys(fetch_url)), setup.publishers)
 
     async def link_for(self, identity: Identity, wait_s: float = 0.0) -> DatabaseLink | None:
         """The link of a database; waits for one that is being started. None if there is none then."""
@@ -117,8 +117,8 @@ class Reader:
             match message:
                 case DatabaseUp():
                     self._database_up(message, fds)
-                case DatabaseDown(identity):
-                    self._database_down(Identity(identity))
+                case DatabaseDown(identity, _deleted, reason):
+                    self._database_down(Identity(identity), reason)
                 case Directory():
                     self.directory = message
                     self.names = {name: Identity(identity) for name, identity in message.names}
@@ -146,10 +146,10 @@ class Reader:
         self.links[identity] = DatabaseLink(self.lane, self.number, up, fds)
         self._bell.ring()
 
-    def _database_down(self, identity: Identity) -> None:
+    def _database_down(self, identity: Identity, reason: str = "") -> None:
         link = self.links.pop(identity, None)
         if link is not None:
-            link.go_down()
+            link.go_down(reason)
 
     # -- the rings
 

@@ -22,10 +22,11 @@ from typing import Final
 import trio
 
 import spacetimedb
-from spacetimedb.log.control_store import ControlStore
+from spacetimedb.log.control_store import ControlStore, DatabaseRow
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.control_plane import ControlPlane
+from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.messages import (
     MAX_READERS,
     DatabaseDown,
@@ -46,6 +47,7 @@ from spacetimedb.workers.processes import (
     listening_socket,
     start_child,
 )
+from spacetimedb.workers.sandbox import Confinement, describe
 from spacetimedb.workers.snapshots import Snapshots
 
 READER_BACKOFF_S: Final = 0.2
@@ -66,6 +68,8 @@ class Supervisor:
         self.databases: dict[bytes, DatabaseProcesses] = {}
         self.readers: dict[int, tuple[Child, ReaderLink]] = {}
         self.control = ControlPlane(self)
+        self.heartbeats = Heartbeats()
+        self.confinement = Confinement(options.is_confined, options.memory_bytes)
         self._nursery: trio.Nursery
         self._socket = listening_socket(options.listen_host, options.listen_port)
         self._stopping = False
@@ -135,7 +139,8 @@ class Supervisor:
             demo = Path(spacetimedb.__file__).parent / "demo"
             demo_directory = str(demo) if demo.is_dir() else None
             try:
-                setup = ReaderSetup(number, *self._keys, demo_directory, self.options.dashboard)
+                options = self.options
+                setup = ReaderSetup(number, *self._keys, demo_directory, options.dashboard, options.publishers)
                 await child.channel.send_async(setup, self._socket.fileno(), *bell.fds)
                 await child.channel.send_async(self.directory_message())
                 self.readers[number] = child, link
@@ -192,33 +197,56 @@ class Supervisor:
 
         in_memory = self.options.in_memory
         snapshots = None if in_memory else Snapshots(identity, directory / "clog", self.options.snapshots, say)
-        return DatabaseProcesses(identity, owner, directory, in_memory, self.reader_links, say, snapshots)
+        return DatabaseProcesses(
+            identity,
+            owner,
+            directory,
+            in_memory,
+            self.reader_links,
+            say,
+            snapshots,
+            self.heartbeats,
+            self.confinement,
+            self.options.outbound_http,
+        )
 
     def adopt(self, database: DatabaseProcesses) -> None:
         """A started database is kept running from now on."""
         self.databases[database.identity] = database
 
-        async def down() -> None:
-            await self.tell_readers(DatabaseDown(database.identity, False))
+        async def down(reason: str) -> None:
+            await self.tell_readers(DatabaseDown(database.identity, False, reason))
 
         self._nursery.start_soon(database.supervise, down, self.drop_reader)
 
     async def _start_known_databases(self) -> None:
-        for row in self.store.databases():
-            if self._stopping:
-                return
-            database = self.new_database(row.identity, row.owner, row.replica)
-            database.initial_program = row.initial_program
-            database.program, database.program_hash = row.program, row.program_hash
-            self.databases[row.identity] = database
-            try:
-                await database.start(False, row.program, row.program_hash)
-            except DatabaseFailed as error:
+        """As many at a time as there are cores; who asks for one meanwhile waits for it."""
+        room = trio.CapacityLimiter(os.cpu_count() or 2)
+
+        async def open_one(row: DatabaseRow, database: DatabaseProcesses) -> None:
+            async with room:
+                await self._open(row, database)
+
+        async with trio.open_nursery() as nursery:
+            for row in self.store.databases():
+                database = self.new_database(row.identity, row.owner, row.replica)
+                database.initial_program = row.initial_program
+                database.program, database.program_hash = row.program, row.program_hash
+                self.databases[row.identity] = database
+                nursery.start_soon(open_one, row, database)
+
+    async def _open(self, row: DatabaseRow, database: DatabaseProcesses) -> None:
+        if self._stopping or self.databases.get(row.identity) is not database:
+            return
+        try:
+            await database.start(False, row.program, row.program_hash)
+        except DatabaseFailed as error:
+            if self.databases.get(row.identity) is database:
                 del self.databases[row.identity]
                 self.say(f"database {row.identity[::-1].hex()[:16]} cannot be opened: {error}")
                 self.control.broken[row.identity] = str(error)
-                continue
-            self.adopt(database)
+            return
+        self.adopt(database)
 
     # -- life
 
@@ -238,8 +266,9 @@ class Supervisor:
         self.store.close()
 
     async def _begin(self, reader_count: int) -> None:
-        """Opens the databases, starts the readers, and says that the server listens."""
-        await self._start_known_databases()
+        """Starts the readers, says that the server listens, and opens the databases meanwhile."""
+        self._nursery.start_soon(self.heartbeats.run)
+        self._nursery.start_soon(self._start_known_databases)
         attached = [trio.Event() for _ in range(reader_count)]
         for number, event in enumerate(attached):
             self._nursery.start_soon(self._keep_reader, number, event)
@@ -248,6 +277,7 @@ class Supervisor:
         host = self.options.listen_host
         shown = f"[{host}]" if ":" in host else host
         print(f"spacetime is listening on http://{shown}:{self.port}", flush=True)
+        print(describe(self.confinement), flush=True)
 
     async def _stop(self) -> None:
         self._socket.close()

@@ -5,6 +5,10 @@ schedules run between two rounds. With nothing to do it sleeps in poll until its
 
 It dies: records that were published are in the ring and will be logged; what was not published has not happened. It can
 be killed at any point.
+
+Before the first line of module code it confines itself (`sandbox`): what it needs is loaded and open then. While it
+works a timer counts up its heartbeat in the control block; the supervisor replaces an actor whose heartbeat stands
+still.
 """
 
 from __future__ import annotations
@@ -21,9 +25,11 @@ from typing import Final
 
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import Caller, Database, caller
-from spacetimedb.hosts.installation import InstallError, create, recover, update
+from spacetimedb.hosts.installation import InstallError, create, program_of, read_state, recover_from, update
 from spacetimedb.hosts.mail import Outcome
+from spacetimedb.hosts.policy import ON_DEMAND
 from spacetimedb.hosts.procedure_threads import ProcedureThreads
+from spacetimedb.hosts.program import libraries_of, load_libraries
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -34,10 +40,12 @@ from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingWriter
 from spacetimedb.store.commit_record import EVENT, UNLOGGED
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.channel import Channel
+from spacetimedb.workers.last_words import speak_into
 from spacetimedb.workers.messages import (
     BELL_FDS,
     ActorAttachReader,
     ActorFailed,
+    ActorOutbound,
     ActorReady,
     ActorSetup,
     AnnounceRows,
@@ -48,6 +56,8 @@ from spacetimedb.workers.messages import (
     ToActor,
     UpdateProgram,
 )
+from spacetimedb.workers.outbound import OutboundClient
+from spacetimedb.workers.sandbox import NotConfined, confine
 
 CALLS_PER_PUBLISH: Final = 256
 """After so many requests of one round the records so far are published, so that the readers work at the same time."""
@@ -66,7 +76,10 @@ RING_LOOK_S: Final = 0.1
 MAX_IDLE_S: Final = 3600.0
 FULL_LOOK_S: Final = 0.25
 """While the commit log has no room, between two looks whether schedules may go on."""
+NEEDS_MEMORY: Final = "the database needs more memory than it may have; start the server with a larger --memory-mb"
+KEEPS_MEMORY: Final = "the module keeps the memory that a call has used up: the database process is replaced"
 DISK_FULL: Final = "the server's disk is full: nothing can be changed until there is room"
+DISCONNECTED: Final = "the database disconnected this client before the request came; try again"
 _REFUSALS: Final = {
     mail.CALL: Outcome.ERROR,
     mail.SQL: Outcome.SQL_ERROR,
@@ -99,14 +112,38 @@ class TransactionActor:
         self.database = database = Database(Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us)
         self._procedures = ProcedureThreads(database.log, wall_clock_us, self._bell.ring)
         database.procedures.runner = self._procedures
+        self._outbound = OutboundClient()
+        database.procedures.exchange = self._outbound.exchange
+        self._holds_schedules = setup.is_careful
+        self._spare_bytes = setup.confinement.memory_bytes // 4
+        self._beats = 0
+        database.budget.beat, database.budget.defied = self._beat, self._defied
         words_ = self._control.words
         words_[words.ACTOR_PID] = os.getpid()
         words_[words.ACTOR_STATE] = words.RECOVERING
-        if setup.create:
+        state = None
+        if not setup.create:
+            assert setup.log_directory is not None
+            state = read_state(Path(setup.log_directory))
+        load_libraries({*setup.libraries, *libraries_of(setup.program if state is None else program_of(state))})
+        own = fds[3 + 2 * BELL_FDS :]
+        if setup.has_outbound:
+            self._outbound.use(own[1])
+        speak_into(own[0])
+        try:
+            confine(setup.confinement)
+        except NotConfined:
+            pass  # the supervisor has said so
+        if not database.memory.take():
+            raise InstallError(NEEDS_MEMORY)
+        for note in setup.notes:
+            database.log.system(note.text, "Error", *((note.function,) if note.function else ()))
+        database.budget.start()
+        if state is None:
             create(self.database, setup.program, setup.program_hash)
         else:
-            assert setup.log_directory is not None
-            recover(self.database, Path(setup.log_directory))
+            recover_from(self.database, state, None, not setup.is_careful)
+        self._rest()
         words_[words.NEXT_OFFSET] = self.database.horizon
         self._poller = select.poll()
         self._poller.register(self._bell.fd, select.POLLIN)
@@ -122,7 +159,27 @@ class TransactionActor:
             database.horizon,
             database.program_hash,
             database.generation,
+            database.module.not_durable,
+            [name for name in sorted(ON_DEMAND) if name in sys.modules],
         )
+
+    # -- the heartbeat
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self._control.words[words.ACTOR_HEARTBEAT] = self._beats
+
+    def _defied(self) -> None:
+        self._control.words[words.ACTOR_HEARTBEAT] = words.DEFIANT
+
+    def _rest(self) -> None:
+        """No heartbeats are to be expected until `_work`."""
+        self.database.budget.stop()
+        self._control.words[words.ACTOR_HEARTBEAT] = 0
+
+    def _work(self) -> None:
+        self.database.budget.start()
+        self._beat()
 
     # -- the loop
 
@@ -131,7 +188,7 @@ class TransactionActor:
         database = self.database
         self.publish()
         self._control.words[words.ACTOR_STATE] = words.SERVING
-        database.budget.start()
+        self._work()
         self._look_at_channel()
         rounds, since = 0, 0.0
         while True:
@@ -154,7 +211,7 @@ class TransactionActor:
             if worked:
                 self._control.words[words.MAILBOX_DEPTH] = waiting
             for _ in range(JOBS_PER_ROUND):
-                if self._is_full or not database.run_due():
+                if self._is_full or self._holds_schedules or not database.run_due():
                     break
                 worked = True
             if self._procedures.run_posted():
@@ -163,11 +220,14 @@ class TransactionActor:
                 continue  # what came meanwhile goes out together with this
             if database.out or database.log.pending:
                 self.publish()
+            if database.memory.is_missing and not self._regain_memory():
+                break
             if worked:
                 continue
             if self._stopping:
                 break
             self._sleep()
+        self._rest()
         self._control.words[words.ACTOR_STATE] = words.STOPPED
 
     def _sleep(self) -> None:
@@ -175,19 +235,30 @@ class TransactionActor:
         collect_cycles()
         # Waiting for room in the ring may have cleared the bell that a procedure rang.
         if not self._procedures.posted and all(mailbox.prepare_sleep() for mailbox in self._mailboxes.values()):
-            due = database.next_due_us()
+            due = None if self._holds_schedules else database.next_due_us()
             wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
             if self._is_full:
                 wait_s = FULL_LOOK_S
             if wait_s > 0:
-                database.budget.stop()
+                self._rest()
                 ready = self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
-                database.budget.start()
+                self._work()
                 self._bell.clear()
                 if any(fd == self._channel_fd for fd, _event in ready):
                     self._look_at_channel()
         for mailbox in self._mailboxes.values():
             mailbox.awake()
+
+    def _regain_memory(self) -> bool:
+        """After a call that used up the memory. False: its module does not let go of it, and this process must end."""
+        self._rest()
+        gc.collect()
+        self._work()
+        if self.database.memory.take(self._spare_bytes):
+            return True
+        self.database.log.system(KEEPS_MEMORY, "Error")
+        self.publish()
+        return False
 
     def _look_at_channel(self) -> None:
         messages = self._channel.poll()
@@ -206,6 +277,8 @@ class TransactionActor:
                 bell.ring()
             case DetachReader(reader):
                 self._forget_reader(reader)
+            case ActorOutbound():
+                self._outbound.use(fds[0])
             case UpdateProgram():
                 self._update(message)
             case AnnounceRows():
@@ -227,9 +300,12 @@ class TransactionActor:
         except InstallError as error:
             self._channel.send(ActorFailed(str(error)))
             return
+        self._holds_schedules = False
         self.publish()
         self._channel.send(self.ready())
+        self._rest()
         collect_garbage()
+        self._work()
 
     def _forget_reader(self, reader: int) -> None:
         mailbox = self._mailboxes.pop(reader, None)
@@ -256,7 +332,7 @@ class TransactionActor:
             padding = flags & 7
             if kind == mail.CALL and detail < mail.BAD_CALL:
                 if who is None:
-                    pass  # refused when it connected, or gone
+                    self._answer_nobody(reader, kind, connection, request_id)
                 elif flags >> 3 == database.generation:
                     call(who, detail, request_id, data[at + 16 : at + length - padding])
                 else:
@@ -294,6 +370,8 @@ class TransactionActor:
             database.views.answer(reader, request_id, (name, Identity(sender) if sender else None))
         elif kind == mail.VIEW_UNUSED:
             database.views.close(reader, int.from_bytes(body, "little"))
+        elif kind == mail.RELAY:
+            database.out.append(mail.relayed(reader, len(self._mailboxes), request_id, body))
         elif kind == mail.PIECE:
             pieces = self._pieces.setdefault(reader, [])
             pieces.append(body)
@@ -304,7 +382,7 @@ class TransactionActor:
             nobody = caller(Identity.ZERO, None, reader, connection)
             database.procedures.handle(nobody, request_id, body)
         elif who is None:
-            return  # refused when it connected, or gone
+            self._answer_nobody(reader, kind, connection, request_id)
         elif kind in _REFUSALS and self._is_full:
             self._refuse(who, kind, request_id, body, _REFUSALS[kind])
         elif kind == mail.CALL:
@@ -322,15 +400,27 @@ class TransactionActor:
             name, args = mail.split_named(body)
             database.call_procedure(who, name, request_id, args)
 
+    def _answer_nobody(self, reader: int, kind: int, connection: int, request_id: int) -> None:
+        """To somebody who was refused when he connected, and then listens no more, or was disconnected by an update
+        while he sent."""
+        nobody = caller(Identity.ZERO, None, reader, connection)
+        self._refuse(nobody, kind, request_id, b"", _REFUSALS.get(kind, Outcome.SQL_ERROR), DISCONNECTED)
+
     @property
     def _is_full(self) -> bool:
         """Whether the commit log has no room."""
         return self._control.words[words.LOG_FULL] != 0
 
     def _refuse(
-        self, who: Caller, _detail: int, request_id: int, _body: bytes, outcome: Outcome = Outcome.ERROR
+        self,
+        who: Caller,
+        _detail: int,
+        request_id: int,
+        _body: bytes,
+        outcome: Outcome = Outcome.ERROR,
+        text: str = DISK_FULL,
     ) -> None:
-        self.database.answer(outcome, who, request_id, self.database.timestamp_us(), DISK_FULL)
+        self.database.answer(outcome, who, request_id, self.database.timestamp_us(), text)
 
     # -- records
 
@@ -437,6 +527,9 @@ def main() -> None:
         actor = TransactionActor(channel, setup, fds)
     except InstallError as error:
         channel.send(ActorFailed(str(error)))
+        return
+    except MemoryError:
+        channel.send(ActorFailed(NEEDS_MEMORY))
         return
     collect_garbage()
     channel.send(actor.ready())

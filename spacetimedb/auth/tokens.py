@@ -35,6 +35,7 @@ from spacetimedb.types.special import Identity
 from .identity import derive_identity
 from .issuers import IssuerKeys, KeysUnavailable, PublicKey
 from .keys import KeyPair
+from .publishers import BY_PLACE, PUBLISHER_CLAIM
 
 LOCAL_ISSUER: Final = "localhost"
 DASHBOARD_ISSUER: Final = "spacetimedb-dashboard"
@@ -117,9 +118,13 @@ class Tokens:
 
     # Minting
 
-    def mint(self) -> Claims:
-        """A new identity (random subject, local issuer) and its token, which does not expire."""
-        return self.sign(LOCAL_ISSUER, str(uuid.uuid4()), (AUDIENCE,), None, {})
+    def mint(self, is_local_publisher: bool = False) -> Claims:
+        """A new identity (random subject, local issuer) and its token, which does not expire.
+
+        `is_local_publisher`: it is for a program on this machine, and may publish where such programs may.
+        """
+        extra = {PUBLISHER_CLAIM: BY_PLACE} if is_local_publisher else {}
+        return self.sign(LOCAL_ISSUER, str(uuid.uuid4()), (AUDIENCE,), None, extra)
 
     def websocket_token(self, claims: Claims) -> Claims:
         """The same claims signed again by this server, valid for a minute."""
@@ -356,7 +361,8 @@ def _check_claims(token: str, payload: bytes, signed_here: bool = False) -> Clai
                 f"Identity mismatch: token identity Identity({stated}) does not match computed identity "
                 f"Identity({identity.hex()})",
             )
-    extra = {name: value for name, value in body.items() if name not in _KNOWN_CLAIMS}
+    own = _KNOWN_CLAIMS if signed_here else _KNOWN_CLAIMS | {PUBLISHER_CLAIM}
+    extra = {name: value for name, value in body.items() if name not in own}
     return Claims(
         identity,
         subject,

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 
 from .api import Answer, Server, is_identity, refused
+from .local_key import act_as_publisher
 from .options import (
     OptionalValues,
     Settings,
@@ -67,6 +68,7 @@ def publish(
         raise click.ClickException(f"no such file: {source}")
     program = program_bytes(source)
     target = settings.connect(server, anonymous=anonymous)
+    act_as_publisher(target, settings.paths.key_dir)
     click.echo(f"Uploading {_shown(source)} to {target.url}")
     query: dict[str, str | None] = {"num_replicas": None if num_replicas is None else str(num_replicas)}
     if name is None:

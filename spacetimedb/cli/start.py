@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 
+from ..auth.publishers import Publishers
+from ..types.special import Identity
 from .options import Settings, pass_settings
 
 DEFAULT_LISTEN_ADDR = "127.0.0.1:3000"
+LEAST_MEMORY_MB = 256
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -20,6 +24,25 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise click.UsageError(f"--listen-addr must be HOST:PORT, e.g. {DEFAULT_LISTEN_ADDR}; got {text!r}")
     return host or "0.0.0.0", int(port)
+
+
+def parse_publishers(text: str) -> Publishers:
+    """The value of --publishers. UsageError for what is no identity."""
+    if text == "anyone":
+        return Publishers(anyone=True)
+    if text == "local":
+        return Publishers(local=True)
+    try:
+        return Publishers(frozenset(map(Identity.from_hex, text.split(","))))
+    except ValueError:
+        raise click.UsageError(
+            f"--publishers must be local, anyone, or identities (64 hex digits); got {text}"
+        ) from None
+
+
+def default_memory_mb() -> int:
+    """Half of this machine's memory."""
+    return max(LEAST_MEMORY_MB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21)
 
 
 @click.command(short_help="Run a server in the foreground.")
@@ -47,6 +70,20 @@ def parse_address(text: str) -> tuple[str, int]:
     show_default=True,
     help="Open /dashboard/ to this machine and owners of databases, to owners only (behind a proxy), to nobody.",
 )
+@click.option(
+    "--publishers",
+    metavar="local|anyone|IDENTITY,...",
+    default="local",
+    show_default=True,
+    help="Who may publish: whoever sits at this machine, everybody, or (beside the holder of the keys) these.",
+)
+@click.option(
+    "--memory-mb",
+    type=click.IntRange(min=0),
+    help="Memory a database's process may have, in MiB; 0: no limit [half of this machine's].",
+)
+@click.option("--no-outbound-http", is_flag=True, help="Modules may send no HTTP requests.")
+@click.option("--no-sandbox", is_flag=True, help="Do not confine the processes that run modules (to debug them).")
 @click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
 @click.option("--non-interactive", is_flag=True, hidden=True)
 @pass_settings
@@ -60,6 +97,10 @@ def start(
     snapshot_mb: float,
     keep_log: bool,
     dashboard: Literal["local", "token", "off"],
+    publishers: str,
+    memory_mb: int | None,
+    no_outbound_http: bool,
+    no_sandbox: bool,
     edition: str | None,
     non_interactive: bool,
 ) -> None:
@@ -67,6 +108,8 @@ def start(
 
     Only this machine can reach it unless --listen-addr says otherwise (e.g. 0.0.0.0:3000).
     """
+    if memory_mb is not None and 0 < memory_mb < LEAST_MEMORY_MB:
+        raise click.UsageError(f"--memory-mb must be 0 or at least {LEAST_MEMORY_MB}")
     host, port = parse_address(listen_addr or settings.config.listen_addr or DEFAULT_LISTEN_ADDR)
     from ..workers.options import ServerOptions, SnapshotPolicy
     from ..workers.supervisor import serve  # heavy: only the server itself needs it
@@ -80,5 +123,9 @@ def start(
         jwt_key_dir=(jwt_key_dir or settings.paths.key_dir).absolute(),
         snapshots=SnapshotPolicy(log_bytes=int(snapshot_mb * (1 << 20)), prune_log=not keep_log),
         dashboard=dashboard,
+        is_confined=not no_sandbox,
+        memory_bytes=(default_memory_mb() if memory_mb is None else memory_mb) << 20,
+        outbound_http=not no_outbound_http,
+        publishers=parse_publishers(publishers),
     )
     sys.exit(serve(options))

@@ -11,6 +11,10 @@ from typing import Final
 RESERVE_BYTES: Final = 64 << 20
 
 
+def _memory(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class MemoryReserve:
     """Not held until `take`. `size` in bytes."""
 
@@ -20,13 +24,15 @@ class MemoryReserve:
         self.is_missing = False
         """It was given up and not taken again."""
 
-    def take(self) -> bool:
-        """Holds the reserve. False if there is no memory for it."""
-        if self._held is None:
-            try:
-                self._held = mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            except (OSError, MemoryError):
-                return False
+    def take(self, spare: int = 0) -> bool:
+        """Holds the reserve. False if there is no memory for it and `spare` bytes more."""
+        try:
+            if spare:
+                _memory(spare).close()
+            if self._held is None:
+                self._held = _memory(self._size)
+        except (OSError, MemoryError):
+            return False
         self.is_missing = False
         return True
 

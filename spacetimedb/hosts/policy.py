@@ -51,8 +51,8 @@ ALLOWED_IMPORTS: Final = frozenset(
     ]
 )
 """Top-level packages a module may import besides its own."""
-ON_DEMAND: Final = frozenset(["numpy", "typing_extensions"])
-"""Those of them that are no part of Python and are loaded only for programs that import them."""
+ON_DEMAND: Final = frozenset(["numpy", "typing_extensions", "spacetimedb.hosts.test_host"])
+"""What is no part of Python, or big, and is loaded only for programs that import it."""
 INNER_PARTS: Final = frozenset(["auth", "cli", "client", "codegen", "hosts", "http", "log", "protocol", "workers"])
 """Parts of `spacetimedb` that are the server's own affair."""
 

@@ -28,6 +28,8 @@ MAX_PROGRAM_BYTES: Final = 64 << 20
 MAX_UNPACKED_BYTES: Final = 256 << 20
 
 
+TEST_HOST: Final = "spacetimedb.hosts.test_host"
+"""What `from spacetimedb import TestHost` loads."""
 _LATE_IMPORTS: Final = (
     *("_strptime", "calendar", "collections.abc", "encodings.idna", "encodings.punycode", "importlib.machinery"),
     *("encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_8_sig"),
@@ -48,9 +50,11 @@ class ProgramError(Exception):
 def libraries_of(program: bytes) -> set[str]:
     """The libraries that are not part of Python and that this program imports. Empty for what cannot be read."""
     try:
-        return {name for source in _files(program)[0].values() for _, name in imported(source)} & ON_DEMAND
+        names = {name for source in _files(program)[0].values() for _, name in imported(source)}
     except (ProgramError, SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
+    found = {name.partition(".")[0] for name in names} & ON_DEMAND
+    return found | {TEST_HOST} if names & {"spacetimedb.*", "spacetimedb.TestHost"} else found
 
 
 def load_libraries(names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
+from spacetimedb.auth.publishers import Publishers
 from spacetimedb.auth.tokens import Tokens
 
 from .backend import Backend, BackendError
@@ -44,9 +45,10 @@ _log: Final = logging.getLogger(__name__)
 class Api:
     """All routes, over one backend. Handles any number of requests at a time."""
 
-    def __init__(self, backend: Backend, tokens: Tokens) -> None:
+    def __init__(self, backend: Backend, tokens: Tokens, publishers: Publishers = Publishers(anyone=True)) -> None:
         self.backend = backend
         self.tokens = tokens
+        self.publishers = publishers
 
     async def handle(self, request: Request) -> Response | Upgrade:
         """Answer a request, or say that it becomes a WebSocket. Never raises an Exception.
@@ -63,7 +65,7 @@ class Api:
             if route.allow is not None:
                 response.headers.append(("allow", route.allow))
             return response
-        exchange = Exchange(request, self.backend, self.tokens, match.parameters)
+        exchange = Exchange(request, self.backend, self.tokens, match.parameters, publishers=self.publishers)
         answer = await self._answer(exchange, route)
         if route.allow is not None and route.handler(request.method) is None:
             answer.headers.append(("allow", route.allow))

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from spacetimedb.auth.publishers import PUBLISHER_CLAIM, Publishers
 from spacetimedb.auth.tokens import Claims, TokenError, Tokens, bearer_token
 from spacetimedb.types.special import Identity
 
@@ -16,6 +17,10 @@ from .query import decode_pairs, name_or_identity, path_parameter
 AUTHORIZATION_REQUIRED: Final = "Authorization required"
 NO_SUCH_DATABASE: Final = "No such database."
 LOCKED_DELETE: Final = "Database is locked and cannot be deleted. Run `spacetime unlock` first."
+MAY_NOT_PUBLISH: Final = (
+    "{0} may not publish on this server. Publish from the machine and as the user that runs it, "
+    "or have it started with `spacetime start --publishers {0}` (`--publishers anyone` lets everybody)."
+)
 LOCKED_RESET: Final = "Database is locked and cannot be reset with --delete-data. Run `spacetime unlock` first."
 
 
@@ -33,6 +38,7 @@ class Exchange(msgspec.Struct):
     claims: Claims | None = None
     resolved: DatabaseInfo | None = None
     looked_up: bool = False
+    publishers: Publishers = Publishers(anyone=True)
 
     @property
     def caller(self) -> Claims:
@@ -67,6 +73,12 @@ class Exchange(msgspec.Struct):
             ("spacetime-identity", self.claims.identity.hex()),
             ("spacetime-identity-token", self.claims.token),
         ]
+
+    def require_publisher(self) -> None:
+        """Raises HttpError 401, 403 unless the caller may give this server programs to run."""
+        caller = self.caller
+        if not self.publishers.allow(caller.identity, caller.extra.get(PUBLISHER_CLAIM)):
+            raise HttpError(403, MAY_NOT_PUBLISH.format(caller.identity.hex()))
 
     def require_owner(self, database: DatabaseInfo, action: str) -> Claims:
         """The caller. Raises HttpError 403 unless it owns the database."""

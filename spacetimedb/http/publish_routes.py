@@ -44,6 +44,7 @@ async def publish(exchange: Exchange) -> Response:
 async def _publish(exchange: Exchange, address: str | Identity | None) -> Response:
     backend, caller = exchange.backend, exchange.caller
     query = _publish_query(exchange)
+    exchange.require_publisher()
     program = exchange.request.read_body()
     clear: bool = query.get("clear", False)
     if clear and address is None:
@@ -118,6 +119,7 @@ async def pre_publish(exchange: Exchange) -> Response:
     program = exchange.request.read_body()
     database = exchange.database
     caller = exchange.require_owner(database, "update database")
+    exchange.require_publisher()
     colour = query.get("style", "AnsiColor") == "AnsiColor"
     plan = await exchange.backend.pre_publish(caller, database, program, query.get("host_type", "Wasm"), colour)
     if plan.reason is not None:
@@ -146,6 +148,8 @@ async def reset(exchange: Exchange) -> Response:
         raise HttpError(400, f"Replication factor {query['num_replicas']} out of bounds")
     # No program, an empty one and one beyond the limit of this route all mean the stored one.
     program = exchange.request.body or None
+    if program is not None:
+        exchange.require_publisher()
     await exchange.backend.reset(caller, database, program, query.get("host_type", "Wasm"))
     address = exchange.address()
     return _success(address if isinstance(address, str) else None, database.identity, "updated")

@@ -7,6 +7,7 @@ from typing import Any, Final
 from spacetimedb.types.special import Identity
 
 from .exchange import Exchange, authenticate
+from .local_access import is_local
 from .messages import PEM, TEXT, HttpError, Response, empty_response, json_response
 from .query import bare_identity, integer, path_parameter, read_query
 
@@ -66,7 +67,7 @@ async def set_energy(exchange: Exchange) -> Response:
 
 
 async def create_identity(exchange: Exchange) -> Response:
-    claims = exchange.tokens.mint()
+    claims = exchange.tokens.mint(exchange.publishers.local and is_local(exchange.request))
     return json_response({"identity": claims.identity.hex(), "token": claims.token})
 
 

@@ -13,7 +13,8 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     13    ring_position          actor        position behind the last record in the commit ring
     14    heap_bytes             actor        high-water mark of the row heap
     15    rows                   actor        committed rows in all tables
-    16    actor_heartbeat        actor
+    16    actor_heartbeat        actor        counts up while it works; 0: it sleeps, starts, or may take its time;
+                                              DEFIANT: it runs a call that cannot be stopped
     17    actor_pid              actor
     18    actor_state            actor        0 starting, 1 recovering, 2 serving, 3 stopped
     19    ring_stalls            actor        times the actor waited for room in the commit ring
@@ -88,6 +89,8 @@ SIZE: Final = 4096
 """Bytes of the block's region."""
 
 WORD_NAMES: Final = {
+DEFIANT: Final = (1 << 64) - 1
+"""Value of `actor_heartbeat`."""
     "next_offset": NEXT_OFFSET,
     "transactions": TRANSACTIONS,
     "reducer_calls": REDUCER_CALLS,

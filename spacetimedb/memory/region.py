@@ -106,7 +106,7 @@ class Region:
     @classmethod
     def attach(cls, fd: int) -> Region:
         """The region behind an inherited descriptor."""
-        return cls(_map(fd, os.fstat(fd).st_size), fd, True)
+        return cls(_map(fd, os.lseek(fd, 0, os.SEEK_END)), fd, True)
 
     @classmethod
     def private(cls, size: int) -> Region:

@@ -104,11 +104,11 @@ def test_an_end_during_the_start(start_server: ServerFactory) -> None:
     segment.rename(segment.with_suffix(".kept"))
     os.mkfifo(segment)  # whoever opens it waits
     command = [sys.executable, "-m", "spacetimedb.cli.main", "--root-dir", str(server.root), "start"]
-    command += ["--listen-addr", "127.0.0.1:0", "--data-dir", str(server.data_dir)]
+    command += ["--listen-addr", "127.0.0.1:0", "--data-dir", str(server.data_dir), "--readers", "1"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        # Supervisor, actor, log keeper.
-        eventually(lambda: len(list(descendants(process.pid))) == 3)
+        # Supervisor, reader, actor, log keeper.
+        eventually(lambda: len(list(descendants(process.pid))) == 4)
         tree = list(descendants(process.pid))
         process.send_signal(signal.SIGTERM)
         assert wait_for_end(tree, PATIENCE_S) == []
