@@ -366,7 +366,10 @@ class ReaderBackend:
             if explained is None:
                 result = await select(link, plan)
             else:
-                result = SelectResult(EXPLAIN_COLUMNS, link.subscriptions.explain(plan, explained, is_owner))
+                elsewhere = await link.costs.elsewhere(explained, is_owner)
+                await link.with_tables(tables)
+                steps = link.subscriptions.explain(plan, explained, is_owner, elsewhere)
+                result = SelectResult(EXPLAIN_COLUMNS, steps)
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the query ran") from None
         except SqlError as error:
@@ -417,7 +420,7 @@ class ReaderBackend:
 
     async def metrics(self) -> bytes:
         """Prometheus text."""
-        return metrics_text(self._reader)
+        return await metrics_text(self._reader)
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         """As `spacetime start` was told."""
@@ -456,15 +459,15 @@ def dashboard_pages() -> dict[str, tuple[str, bytes]]:
     return pages
 
 
-async def _stream(
-    link: DatabaseLink,
-    data: bytes,
 def _gone(link: DatabaseLink) -> BackendError:
     """The database stopped while a request ran."""
     why = link.down_reason or "the database stopped"
     return BackendError(503, f"{why} while the request ran; it may have been executed")
 
 
+async def _stream(
+    link: DatabaseLink,
+    data: bytes,
     send: trio.MemorySendChannel[bytes],
     receive: trio.MemoryReceiveChannel[bytes],
     follow: bool,

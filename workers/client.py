@@ -23,6 +23,7 @@ from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.large_answers import Slices
 
 if TYPE_CHECKING:
+    from spacetimedb.subscriptions.costs import QueryCost
     from spacetimedb.workers.database_link import DatabaseLink
 
 READ_BYTES: Final = 256 << 10
@@ -71,6 +72,7 @@ class Client:
         "control",
         "deferred",
         "deferred_bytes",
+        "elsewhere",
         "ended",
         "gathering",
         "held",
@@ -125,6 +127,8 @@ class Client:
         """Of the WebSocket messages since `deferred` was empty last."""
         self.waiting = False
         """The first deferred message waits for a table's refs."""
+        self.elsewhere: list[QueryCost] | None = None
+        """What the other readers said about the query that the first deferred message asks to explain."""
         self.messages: list[bytes] = []
         self.gathering: deque[bytes] = deque()
         """Those of `messages` that only stand for one that is being gathered; nothing passes them."""

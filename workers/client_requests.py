@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from spacetimedb.sql.catalog import CallerCatalog
+    from spacetimedb.subscriptions.costs import QueryCost
     from spacetimedb.subscriptions.one_off import OneOff
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.workers.database_link import DatabaseLink
@@ -201,9 +202,23 @@ class ClientRequests:
             client.waiting = True
             build_indexes(self._link, *missing, lambda: self.run_deferred(client))
             return None
-        rows = self._link.subscriptions.one_off_rows(query)
+        if query.explained is not None and client.elsewhere is None:
+            self._ask_elsewhere(client, query.explained)
+            return None
+        elsewhere, client.elsewhere = client.elsewhere or (), None
+        rows = self._link.subscriptions.one_off_rows(query, elsewhere)
         self._link.forget_unused_tables()
         return query, rows
+
+    def _ask_elsewhere(self, client: Client, text: str) -> None:
+        """What the query costs other readers; the client goes on when they have said it."""
+
+        def then(costs: list[QueryCost]) -> None:
+            client.elsewhere = costs
+            self.run_deferred(client)
+
+        client.waiting = True
+        self._link.costs.ask(text, client.is_owner, then)
 
     def set_in_use(self, client: Client, set_id: int) -> str:
         """The text for a query set id, or in v1 a query id, that the client has already."""

@@ -38,6 +38,7 @@ from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.outbox import Outbox
 from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
+from spacetimedb.workers.query_costs import QueryCosts
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.views import follow_ready, instances_of
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
@@ -52,9 +53,9 @@ MAX_DRAIN_BYTES: Final = 8 << 20
 MAX_HELD: Final = 16384
 """Batches of messages that wait until they are durable; a client with more is dropped."""
 
-KEEP_S: Final = 10.0
 MAX_CLOSE_BYTES: Final = 123
 """Longest reason in a WebSocket close frame."""
+KEEP_S: Final = 10.0
 """How long rows and indexes of a table are kept after their last use."""
 _COMMIT: Final = Layout("<IBBHQqHHIII")
 """Head of a commit record up to the duration."""
@@ -91,9 +92,9 @@ class DatabaseLink:
         self.congested = False
         """The mailbox was full: nothing is read from clients until there is room."""
         self.down = False
-        self.outbox = Outbox(lane, self.check_attached)
         self.down_reason = ""
         """Why the database stopped, if its module is the cause."""
+        self.outbox = Outbox(lane, self.check_attached)
         self.requests = ClientRequests(self)
         self._closing: list[tuple[int, list[Client]]] = []
         """Clients that the database disconnected, and what must be durable before they are closed."""
@@ -109,6 +110,7 @@ class DatabaseLink:
         self._used: dict[int, float] = {}
         """When a table's rows were asked for last, by table id."""
         self.subscriptions = Subscriptions(self)
+        self.costs = QueryCosts(self)
         self.views = instances_of(self)
         self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
         self._ring_ended = trio.Event()
@@ -437,6 +439,8 @@ class DatabaseLink:
             self._closing.append((self.position_horizon, self.all_clients()))
         elif kind == mail.LOG_LINES:
             self._follow_log(record)
+        elif kind == mail.RELAYED:
+            self.costs.follow(record)
         elif kind == mail.SPILLED:
             self._process(self.heap.row(mail.SPILLED_RECORD.unpack(record)[2]))
 
@@ -560,17 +564,18 @@ class DatabaseLink:
     def go_down(self, reason: str = "") -> None:
         """The database stopped: everybody is closed, everything that waits is woken."""
         self.down = True
+        self.down_reason = reason
         self.lane.resume(self)
+        text = f"{v2.MODULE_EXITED}: {reason}" if reason else v2.MODULE_EXITED
         for client in self.all_clients():
             self.lane.close(client, v2.MODULE_EXITED_CLOSE, text.encode()[:MAX_CLOSE_BYTES].decode(errors="ignore"))
         for waiter in self.waiters.values():
-        self.down_reason = reason
             waiter.event.set()
-        text = f"{v2.MODULE_EXITED}: {reason}" if reason else v2.MODULE_EXITED
         for waiting in self._asked.values():
             for then in waiting:
                 then()
         self.views.give_up()
+        self.costs.expire(is_down=True)
         self._ring_ended.set()
         self.durable_changed.set()
         for follower in self.log_followers:

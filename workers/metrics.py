@@ -1,38 +1,49 @@
 """Metrics of the server as Prometheus text, from the control blocks and this reader's own state.
 
-A scrape reads shared words; it does not interrupt the actor. Names and labels are SpacetimeDB's where it has the
-figure.
+A scrape reads shared words; only for what queries cost all readers are asked (`query_costs`). Names and labels are
+SpacetimeDB's where it has the figure.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from spacetimedb.memory import control as words
+from spacetimedb.subscriptions.costs import QueryCost
 
 if TYPE_CHECKING:
     from spacetimedb.workers.database_link import DatabaseLink
     from spacetimedb.workers.reader import Reader
 
-SHOWN_QUERIES: Final = 10
+Costs = list[tuple["DatabaseLink", QueryCost]]
 
 
-def metrics_text(reader: Reader) -> bytes:
+async def metrics_text(reader: Reader) -> bytes:
     """All metrics at this moment."""
+    costs: Costs = []
+
+    async def ask(link: DatabaseLink) -> None:
+        costs.extend((link, cost) for cost in await link.costs.most_expensive())
+
+    async with trio.open_nursery() as nursery:
+        for link in reader.links.values():
+            nursery.start_soon(ask, link)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(reader))
+    registry.register(_Collector(reader, costs))
     return generate_latest(registry)
 
 
 class _Collector:
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, costs: Costs) -> None:
         self._reader = reader
+        self._costs = costs
 
     def collect(self) -> Iterator[Metric]:
         """One metric family after the other."""
@@ -76,7 +87,7 @@ class _Collector:
             ("spacetime_worker_ws_clients_aborted", "counter", "Clients dropped for slowness.", words.READER_DROPPED),
         ):
             yield _family(name, kind, help_text, [(link, _sum_of_readers(link, reader_word)) for link in links])
-        yield from _queries(links)
+        yield from _queries(self._costs)
         lag = [(link, link.fan_out_lag_bytes) for link in links]
         yield _family("spacetime_fan_out_lag_bytes", "gauge", "Published and not yet sent by this reader.", lag)
         memory = Metric("process_resident_memory_bytes", "Resident memory of this reader.", "gauge")
@@ -92,11 +103,10 @@ def _family(name: str, kind: str, help_text: str, values: list[tuple[DatabaseLin
     return metric
 
 
-def _queries(links: list[DatabaseLink]) -> Iterator[Metric]:
-    """The queries of this reader that cost most."""
-    costs = [(link, cost) for link in links for cost in link.subscriptions.most_expensive(SHOWN_QUERIES)]
+def _queries(costs: Costs) -> Iterator[Metric]:
+    """The queries of each database that cost all readers most."""
     for name, help_text, figure in (
-        ("spacetime_query_evaluations", "Transactions that concerned a live query of this reader.", "evaluations"),
+        ("spacetime_query_evaluations", "Transactions that concerned a live query, at each reader.", "evaluations"),
         ("spacetime_query_rows", "Rows that came out of them.", "rows"),
         ("spacetime_query_seconds", "Time spent on the query alone: conditions over all rows, joins.", "seconds"),
     ):
@@ -105,7 +115,7 @@ def _queries(links: list[DatabaseLink]) -> Iterator[Metric]:
             labels = {"database_identity": link.identity.hex(), "query": cost.text}
             metric.add_sample(name + "_total", labels, getattr(cost, figure))
         yield metric
-    metric = Metric("spacetime_query_subscribers", "Clients of this reader that have a live query.", "gauge")
+    metric = Metric("spacetime_query_subscribers", "Clients that have a live query.", "gauge")
     for link, cost in costs:
         labels = {"database_identity": link.identity.hex(), "query": cost.text}
         metric.add_sample("spacetime_query_subscribers", labels, cost.subscribers)

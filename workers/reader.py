@@ -201,6 +201,7 @@ class Reader:
             self._active = trio.Event()
             for link in self.links.values():
                 link.forget_unused_tables()
+                link.costs.expire()
                 self._show_figures(link)
                 if link.has_unused_tables:
                     self._active.set()  # they are kept for a while: look again

@@ -5,7 +5,8 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
 
     request (reader -> actor)
      0  u32  length of the record
-     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING, HANDLER, VIEW, VIEW_UNUSED, PIECE
+     4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING, HANDLER, VIEW, VIEW_UNUSED, PIECE,
+                RELAY, IMPORT
      5  u8   low 3 bits: how many of the last bytes are padding; CALL: above them the generation of the reducer ids
      6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; PIECE: MORE; otherwise 0
      8  u32  connection number, as the reader counts them
@@ -18,6 +19,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     REFS        u32 table id: leave a copy of the refs of that table and announce it
     SQL         u8 permission (1 owner), the text of one statement that changes rows
     PROCEDURE   u32 length of the name, the name, the arguments
+    IMPORT      u32 length of the name of a table, the name, rows as BSATN; answered as SQL
     NOTHING     nothing; answered SQL_DONE, so that a query over HTTP runs between the hooks of its caller
     HANDLER     a request to an HTTP handler of the module (`handler_calls.HandlerCall`), without a CONNECT before it.
                 Answered RETURNED with `handler_calls.HandlerAnswer`, PROCEDURE_FAILED or NO_SUCH_PROCEDURE
@@ -26,6 +28,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
                 VIEW_READY
     VIEW_UNUSED u32 table id: the reader does not use this instance of a view any more
     PIECE       a piece of a record that is too long for the mailbox; the last piece comes without MORE
+    RELAY       what readers tell each other (`workers.query_costs`): put into the ring as RELAYED
 
     answer (actor -> readers, kind ANSWER in the commit ring)
      0  u32  length of the record
@@ -54,6 +57,9 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
 
     close clients (kind CLOSE_CLIENTS): u32 length, u8 kind, 3 bytes 0: the database has disconnected all its clients
 
+    relayed (kind RELAYED): u32 length, u8 kind, u8 padding, u16 slot of the reader that says it, u32 how many readers
+    there are, u32 request id of the RELAY, then its body
+
     spilled (kind SPILLED): u32 length, u8 kind, 3 bytes 0, u64 ref of a heap block: a record too big for the ring
 """
 
@@ -76,6 +82,8 @@ HANDLER: Final = 8
 VIEW: Final = 9
 VIEW_UNUSED: Final = 10
 PIECE: Final = 11
+RELAY: Final = 12
+IMPORT: Final = 13
 MORE: Final = 1
 GENERATIONS: Final = 32
 """Reducer ids are those of a generation: programs are counted modulo this number."""
@@ -91,6 +99,7 @@ SPILLED: Final = 5
 PROGRAM: Final = 6
 CLOSE_CLIENTS: Final = 7
 VIEW_READY: Final = 8
+RELAYED: Final = 9
 
 REQUEST_HEAD: Final = Layout("<IBBHII")
 ANSWER_HEAD: Final = Layout("<IBBHIIQqII")
@@ -99,6 +108,7 @@ SPILLED_RECORD: Final = Layout("<IB3xQ")
 LOG_LINES_HEAD: Final = Layout("<IBBH")
 PROGRAM_HEAD: Final = Layout("<IBBH")
 VIEW_READY_HEAD: Final = Layout("<IBBHIIQ")
+RELAYED_HEAD: Final = Layout("<IBBHII")
 CLOSE_CLIENTS_RECORD: Final = Layout("<IB3x").pack(8, CLOSE_CLIENTS)
 ROW_COUNTS: Final = Layout("<QQQ")
 PADDING: Final = [b"\0" * n for n in range(8)]
@@ -194,6 +204,13 @@ def log_lines(lines: list[bytes]) -> bytes:
     body = b"".join(lines)
     padding = -len(body) % 8
     return LOG_LINES_HEAD.pack(8 + len(body) + padding, LOG_LINES, padding, 0) + body + PADDING[padding]
+
+
+def relayed(reader: int, readers: int, request_id: int, body: bytes) -> bytes:
+    """One RELAYED record."""
+    padding = -len(body) % 8
+    head = RELAYED_HEAD.pack(16 + len(body) + padding, RELAYED, padding, reader, readers, request_id)
+    return head + body + PADDING[padding]
 
 
 def view_ready(reader: int, request_id: int, table_id: int, block: int) -> bytes:

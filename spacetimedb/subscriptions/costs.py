@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from heapq import nlargest
 from typing import Final
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ SHOWN_CHARACTERS: Final = 200
 
 
 class QueryCost(Struct):
-    """A live query since it was compiled. `seconds`: looking at all changed rows one by one, and joins."""
+    """A live query of one reader or of several. `seconds`: looking at all changed rows one by one, and joins."""
 
     text: str
     subscribers: int
@@ -58,14 +59,18 @@ def cost_of(query: Query) -> QueryCost:
 
 def costs_by_text(queries: Iterable[Query]) -> list[QueryCost]:
     """The counters of queries, those of one text added up; texts are cut to SHOWN_CHARACTERS."""
+    costs = list(map(cost_of, queries))
+    for cost in costs:
+        cost.text = cost.text[:SHOWN_CHARACTERS]
+    return added_up(costs)
+
+
+def added_up(costs: Iterable[QueryCost]) -> list[QueryCost]:
+    """One for each text: what roles, callers and readers have had of it."""
     out: dict[str, QueryCost] = {}
-    for cost in map(cost_of, queries):
-        text = cost.text[:SHOWN_CHARACTERS]
-        before = out.get(text)
-        if before is None:
-            cost.text = text
-            out[text] = cost
-        else:
+    for cost in costs:
+        before = out.setdefault(cost.text, cost)
+        if before is not cost:
             before.subscribers += cost.subscribers
             before.evaluations += cost.evaluations
             before.rows += cost.rows
@@ -73,17 +78,22 @@ def costs_by_text(queries: Iterable[Query]) -> list[QueryCost]:
     return list(out.values())
 
 
-def live_steps(queries: Iterable[Query]) -> list[tuple[str, str]]:
+def most_expensive(costs: Iterable[QueryCost], count: int) -> list[QueryCost]:
+    """Those that took most, by time and then rows."""
+    return nlargest(count, costs, key=lambda cost: (cost.seconds, cost.rows))
+
+
+def live_steps(costs: Iterable[QueryCost]) -> list[tuple[str, str]]:
     """Rows of an EXPLAIN about the live queries of one text."""
     out: list[tuple[str, str]] = []
-    for cost in map(cost_of, queries):
+    for cost in added_up(costs):
         each = max(cost.evaluations, 1)
-        out.append(("subscribers", f"{cost.subscribers} clients of this reader"))
+        out.append(("subscribers", f"{cost.subscribers} clients"))
         out.append(
             (
-                "transactions",
-                f"{cost.evaluations} concerned it, {cost.rows} rows out ({cost.rows / each:.2f} per transaction), "
-                f"{cost.seconds / each * 1e6:.1f} us per transaction",
+                "evaluations",
+                f"{cost.evaluations} for transactions that concerned it, {cost.rows} rows out "
+                f"({cost.rows / each:.2f} each), {cost.seconds / each * 1e6:.1f} us each",
             )
         )
     return out

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from heapq import nlargest
 from time import perf_counter
 from typing import Final
 
@@ -29,7 +28,14 @@ from spacetimedb.sql.plan import plan_one_off, plan_subscription
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
-from spacetimedb.subscriptions.costs import QueryCost, TableStatistics, costs_by_text, live_steps
+from spacetimedb.subscriptions.costs import (
+    QueryCost,
+    TableStatistics,
+    cost_of,
+    costs_by_text,
+    live_steps,
+    most_expensive,
+)
 from spacetimedb.subscriptions.large_rows import LargeRows, LargeTables, Snapshot, SnapshotOf
 from spacetimedb.subscriptions.one_off import OneOff
 from spacetimedb.subscriptions.query import (
@@ -126,22 +132,27 @@ class Subscriptions:
         """A query to answer once; raises SqlError."""
         return OneOff(plan_one_off(text, catalog, caller), is_owner)
 
-    def one_off_rows(self, query: OneOff) -> bytes:
-        """The answer, as SingleTableRows. Raises SqlError if a join gets too large."""
+    def one_off_rows(self, query: OneOff, elsewhere: Iterable[QueryCost] = ()) -> bytes:
+        """The answer, as SingleTableRows. Raises SqlError if a join gets too large. `elsewhere` as in ``explain``."""
         if query.explained is not None:
-            rows = self.explain(query.plan, query.explained, query.is_owner)
+            rows = self.explain(query.plan, query.explained, query.is_owner, elsewhere)
             return string(query.plan.table.name) + row_list_of(rows)
         result = execute_select(query.plan, self._source)
         return string(query.plan.table.name) + row_list_of(result.rows)
 
-    def explain(self, plan: SelectPlan, text: str, is_owner: bool) -> list[bytes]:
-        """Rows of an EXPLAIN (see ``sql.explain``). Owners hear of all subscribers, others of those in their role."""
-        live = [q for q in self._queries.values() if q.text == text.strip() and (is_owner or not q.is_owner)]
+    def explain(self, plan: SelectPlan, text: str, is_owner: bool, elsewhere: Iterable[QueryCost] = ()) -> list[bytes]:
+        """Rows of an EXPLAIN (see ``sql.explain``). `elsewhere`: what the other readers say to ``costs_of``."""
+        live = [*self.costs_of(text, is_owner), *elsewhere]
         return explain_rows([*explain_plan(plan, self.statistics_of_tables), *live_steps(live)])
 
+    def costs_of(self, text: str, is_owner: bool) -> list[QueryCost]:
+        """The live queries of one text. Owners hear of all, others of those in their role."""
+        text = text.strip()
+        return [cost_of(q) for q in self._queries.values() if q.text == text and (is_owner or not q.is_owner)]
+
     def most_expensive(self, count: int) -> list[QueryCost]:
-        """The live queries that took most, by time and then rows; one text in several roles counts as one."""
-        return nlargest(count, costs_by_text(self._queries.values()), key=lambda cost: (cost.seconds, cost.rows))
+        """The live queries that took most; one text in several roles counts as one."""
+        return most_expensive(costs_by_text(self._queries.values()), count)
 
     def check_limit(self, queries: Iterable[Query], limit: int) -> None:
         """Raises SqlError if those of the queries that nobody has yet look at more rows than that."""

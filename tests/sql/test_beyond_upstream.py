@@ -289,8 +289,8 @@ def test_explain() -> None:
         ("join", "teams AS t ON p.team = t.name (indexed): 2 rows"),
         ("filter", "t.rank > 1"),
         ("estimate", "2 rows looked at"),
-        ("subscribers", "1 clients of this reader"),
-        ("transactions", "0 concerned it, 0 rows out (0.00 per transaction), 0.0 us per transaction"),
+        ("subscribers", "1 clients"),
+        ("evaluations", "0 for transactions that concerned it, 0 rows out (0.00 each), 0.0 us each"),
     ]
     aggregate = plan_sql(
         "EXPLAIN SELECT team, MAX(id) AS m FROM people GROUP BY team ORDER BY m DESC LIMIT 3", catalog, OWNER, True
