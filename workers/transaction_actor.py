@@ -83,6 +83,7 @@ DISCONNECTED: Final = "the database disconnected this client before the request 
 _REFUSALS: Final = {
     mail.CALL: Outcome.ERROR,
     mail.SQL: Outcome.SQL_ERROR,
+    mail.IMPORT: Outcome.SQL_ERROR,
     mail.PROCEDURE: Outcome.PROCEDURE_FAILED,
 }
 """Requests that are refused while the commit log has no room, and as what."""
@@ -394,6 +395,9 @@ class TransactionActor:
                 database.call_by_name(who, name, request_id, args)
         elif kind == mail.SQL:
             database.sql(who, request_id, body[1:].decode(), body[0] == 1)
+        elif kind == mail.IMPORT:
+            table, rows = mail.split_named(body)
+            database.import_rows(who, request_id, table, rows)
         elif kind == mail.NOTHING:
             database.answer(Outcome.SQL_DONE, who, request_id, database.timestamp_us(), mail.ROW_COUNTS.pack(0, 0, 0))
         elif kind == mail.PROCEDURE:

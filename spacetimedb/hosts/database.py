@@ -27,6 +27,7 @@ from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.memory_reserve import MemoryReserve
 from spacetimedb.hosts.module_log import ModuleLog, text_of
 from spacetimedb.hosts.procedures import Procedures
+from spacetimedb.hosts.row_import import import_rows
 from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
 from spacetimedb.hosts.statements import run_statement
@@ -354,10 +355,17 @@ class Database:
 
     def sql(self, who: Caller, request_id: int, text: str, is_owner: bool) -> None:
         """Runs one statement that changes rows. Answers SQL_DONE with three row counts, or SQL_ERROR."""
+        self._change(who, request_id, lambda: run_statement(self, text, who.identity, is_owner))
+
+    def import_rows(self, who: Caller, request_id: int, table: str, data: bytes) -> None:
+        """Inserts rows given as BSATN, all or none. Answers as `sql`."""
+        self._change(who, request_id, lambda: import_rows(self, table, data))
+
+    def _change(self, who: Caller, request_id: int, change: Callable[[], bytes]) -> None:
         timestamp = self.timestamp_us()
         started = perf_counter_ns()
         try:
-            counts = run_statement(self, text, who.identity, is_owner)
+            counts = change()
             deltas = self.commit()
         except SqlError as error:
             self.store.rollback()

@@ -231,6 +231,19 @@ class Store:
         self._bind(sequence)
         sequence.value = next_value
 
+    def skip_past(self, sequence: Sequence, number: int) -> None:
+        """The sequence gives no number up to this one any more, also after a restart; part of the transaction."""
+        if not sequence.is_bound:
+            self._bind(sequence)
+        definition = sequence.definition
+        if definition.increment != 1 or not sequence.value <= number < definition.maximum:
+            return  # it has passed it, or goes another way
+        sequence.value = number + 1
+        if sequence.allocated <= number:
+            sequence.allocated = number + 1
+            self._moved.add(sequence)
+            self._write_row(sequence)
+
     def _bind(self, sequence: Sequence) -> None:
         """Takes over the state that st_sequence has for it."""
         sequence.is_bound = True
