@@ -17,6 +17,8 @@ from spacetimedb.schema.names import snake_case
 from spacetimedb.types.bsatn import codec, fixed_size
 from spacetimedb.types.shapes import ProductShape, Scalar, Shape, is_unit_shape
 
+from .naming import SCHEMA
+
 _U32: Final = struct.Struct("<I")
 
 FunctionKind = Literal["reducer", "procedure"]
@@ -170,10 +172,14 @@ class Schema:
 
 
 def schema_of(module: Module | ModuleType | Schema) -> Schema:
-    """The schema of a `Module`, or of a Python module that has one. TypeError if it is something else."""
+    """The schema of a `Module`, or of a Python module that has one or was generated. TypeError if it is something
+    else."""
     if isinstance(module, Schema):
         return module
     if isinstance(module, ModuleType):
+        generated = vars(module).get(SCHEMA)
+        if isinstance(generated, Schema):
+            return generated
         found = {id(value): value for value in vars(module).values() if isinstance(value, Module)}
         if len(found) != 1:
             raise TypeError(f"{module.__name__} must have exactly one `Module()` at its top level, not {len(found)}")
