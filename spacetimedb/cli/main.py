@@ -9,8 +9,10 @@ import click
 
 from .account import login, logout, server
 from .api import version
+from .backup import backup, restore
 from .config import Paths
 from .durability import commit_log, snapshot
+from .generate import generate
 from .logs import logs
 from .manage import delete, describe, list_databases, lock, rename, unlock
 from .options import Settings
@@ -18,6 +20,7 @@ from .publish import publish
 from .queries import call, sql
 from .start import start
 from .subscribe import subscribe
+from .transfer import export_tables, import_table
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,9 +50,14 @@ for command in (
     subscribe,
     logs,
     describe,
+    generate,
     list_databases,
     delete,
     rename,
+    backup,
+    restore,
+    export_tables,
+    import_table,
     snapshot,
     commit_log,
     login,

@@ -1,0 +1,144 @@
+"""`spacetime generate`: bindings for clients, from a module's source or from a running database."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from .options import OptionalValues, Settings, pass_settings, server_option, yes_option
+from .packaging import find_module, program_bytes
+
+if TYPE_CHECKING:
+    from ..schema.definition import ModuleDef
+
+LANGUAGES = {"python": "python", "py": "python", "typescript": "typescript", "ts": "typescript"}
+ELSEWHERE = ("csharp", "cs", "c#", "rust", "rs", "unrealcpp", "unreal", "uecpp", "ue5cpp")
+
+
+@click.command(cls=OptionalValues, short_help="Generate bindings for clients.")
+@click.option("-l", "--lang", required=True, help="python or typescript.")
+@click.option(
+    "-o", "--out-dir", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the files."
+)
+@click.option(
+    "-p",
+    "--module-path",
+    type=click.Path(path_type=Path),
+    help="Module: a .py file, or a directory that holds one. Default: the current directory.",
+)
+@click.option("-b", "--bin-path", type=click.Path(path_type=Path, dir_okay=False), help="A module as it is uploaded.")
+@click.option("-d", "--database", help="Take the module of a running database instead.")
+@click.option(
+    "--module-def",
+    type=click.File("rb"),
+    help='A definition as JSON, {"V10": ...} (`-`: standard input), e.g. of a module in another language.',
+)
+@server_option
+@click.option("--include-private", is_flag=True, help="Private tables and functions too.")
+@yes_option
+@pass_settings
+def generate(
+    settings: Settings,
+    lang: str,
+    out_dir: Path,
+    module_path: Path | None,
+    bin_path: Path | None,
+    database: str | None,
+    module_def: IO[bytes] | None,
+    server: str | None,
+    include_private: bool,
+    yes: frozenset[str],
+) -> None:
+    """Writes files from which a client knows the tables and functions of a module.
+
+    Files that have not changed are left alone. Generated files in --out-dir that are no longer needed are deleted,
+    after a question.
+    """
+    language = _language(lang)
+    if sum(given is not None for given in (module_path, bin_path, database, module_def)) > 1:
+        raise click.UsageError("give one of --module-path, --bin-path, --database and --module-def")
+    if database is not None:
+        target = settings.connect(server)
+        definition = _from_json(json.dumps({"V10": target.schema(target.resolve(database))}))
+        target.close()
+    elif module_def is not None:
+        definition = _from_json(module_def.read())
+    else:
+        definition = _of_program(bin_path if bin_path is not None else find_module(module_path or Path(".")))
+    _write(out_dir, _files(language, definition, include_private), "delete-data" in yes or "all" in yes)
+    hidden = sorted(table.name for table in definition.all_tables if not table.is_public)
+    if hidden and not include_private:
+        click.echo(f"Skipping private tables during codegen: {', '.join(hidden)}.")
+
+
+def _language(lang: str) -> str:
+    language = LANGUAGES.get(lang.lower())
+    if language is None and lang.lower() in ELSEWHERE:
+        raise click.ClickException(
+            f"--lang {lang}: use the generator of the official command line. `spacetime describe --json DATABASE` "
+            'gives the definition; wrap it as {"V10": ...} and pass it to `generate --module-def FILE` there.'
+        )
+    if language is None:
+        raise click.UsageError(f"--lang {lang}: python or typescript")
+    return language
+
+
+def _of_program(path: Path) -> ModuleDef:
+    """The definition of a module's source, which is loaded for it."""
+    from ..hosts.program import ProgramError, load_program
+    from ..module.errors import ModuleError
+    from ..schema.validation import validate
+    from ..schema.validation_errors import ModuleDefErrors
+
+    if not path.exists():
+        raise click.ClickException(f"no such file: {path}")
+    try:
+        return validate(load_program(program_bytes(path)).describe())
+    except (ProgramError, ModuleError, ModuleDefErrors) as error:
+        raise click.ClickException(f"{path}: {error}") from None
+
+
+def _from_json(text: bytes | str) -> ModuleDef:
+    from ..client.definition import definition_from_json
+    from ..client.errors import ProtocolError
+
+    try:
+        outer = json.loads(text)
+        return definition_from_json(json.dumps(outer.get("V10", outer)))
+    except (ValueError, AttributeError, ProtocolError) as error:
+        raise click.ClickException(f"that is no module definition of version 10: {error}") from None
+
+
+def _files(language: str, definition: ModuleDef, include_private: bool) -> dict[str, str]:
+    if language == "python":
+        from ..codegen.python import python_files
+
+        return python_files(definition, include_private)
+    from ..codegen.typescript import typescript_files
+
+    return typescript_files(definition, include_private)
+
+
+def _write(out_dir: Path, files: dict[str, str], agreed: bool) -> None:
+    from ..codegen.files import stale_files, write_files
+
+    try:
+        for path in write_files(out_dir, files):
+            click.echo(f"Writing file {path}")
+        stale = stale_files(out_dir, files)
+        if not stale:
+            return
+        click.echo("No longer generated:")
+        for path in stale:
+            click.echo(f"  {path}")
+        if not agreed and not (sys.stdin.isatty() and click.confirm("Delete these files?")):
+            click.echo("They are kept; --yes deletes them.")
+            return
+        for path in stale:
+            path.unlink()
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from None
