@@ -95,6 +95,11 @@ class ServerProcess:
         self._http = Server(self.base_url, self._owner_token)
         return self
 
+    def join(self, running: ServerProcess) -> None:
+        """Talks to a server that somebody else started, as the same identity, over connections of its own."""
+        self._owner_token = running.owner_token
+        self._http = Server(running.base_url, self._owner_token)
+
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
             self.output.append(line)

@@ -275,7 +275,7 @@ class ReaderBackend:
             return CallOutcome(kind, text)
         if problem is not None:
             return CallOutcome(CallKind.BAD_ARGUMENTS, problem)
-        await link.wait_durable(waiter.horizon)
+        await _durable(link, waiter.horizon)
         if outcome is Outcome.RETURNED:
             assert procedure is not None
             text = catalog.result_to_json(function, waiter.body)
@@ -335,7 +335,7 @@ class ReaderBackend:
         if waiter.outcome is Outcome.SQL_ERROR:
             raise BackendError(400, waiter.body.decode())
         if confirmed:
-            await link.wait_durable(waiter.horizon)
+            await _durable(link, waiter.horizon)
         inserted, deleted, updated = mail.ROW_COUNTS.unpack(waiter.body)
         return SqlOutcome('{"elements":[]}', "[]", waiter.duration_us, inserted, deleted, updated)
 
@@ -385,7 +385,7 @@ class ReaderBackend:
             await trio.lowlevel.checkpoint()
         rows = "[" + ",".join(texts) + "]"
         if confirmed:
-            await link.wait_durable(horizon)
+            await _durable(link, horizon)
         micros = round((trio.current_time() - started) * 1e6)
         return SqlOutcome(json.dumps(product_to_json(row_type)), rows, micros)
 
@@ -460,6 +460,14 @@ def dashboard_pages() -> dict[str, tuple[str, bytes]]:
 
 
 def _gone(link: DatabaseLink) -> BackendError:
+async def _durable(link: DatabaseLink, horizon: int) -> None:
+    """Waits until so many transactions are durable. Raises BackendError."""
+    try:
+        await link.wait_durable(horizon)
+    except DatabaseGone:
+        raise _gone(link) from None
+
+
     """The database stopped while a request ran."""
     why = link.down_reason or "the database stopped"
     return BackendError(503, f"{why} while the request ran; it may have been executed")

@@ -207,6 +207,12 @@ class ControlPlane:
         """The validated definition of a program, and the libraries beside Python's own that it imports. Raises
         ControlError with what its author needs to know."""
         async with self._loading:
+    async def do_replace_process(self, identity: bytes) -> None:
+        """A reader cannot understand what the database's process publishes."""
+        database = self._supervisor.databases.get(identity)
+        if database is not None:
+            database.replace_process()
+
             answer = await self._answer_of_loader(program)
         try:
             result = msgspec.msgpack.decode(answer, type=Loaded)

@@ -25,7 +25,7 @@ from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.heap import RowReader
 from spacetimedb.memory.mailbox import MailboxWriter
 from spacetimedb.memory.region import Region
-from spacetimedb.memory.ring import RingReader
+from spacetimedb.memory.ring import RingCorrupt, RingReader
 from spacetimedb.protocol import v2
 from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
 from spacetimedb.subscriptions.query_sets import Subscriptions
@@ -53,6 +53,8 @@ MAX_DRAIN_BYTES: Final = 8 << 20
 MAX_HELD: Final = 16384
 """Batches of messages that wait until they are durable; a client with more is dropped."""
 
+LEAST_BYTES: Final = 8
+"""Of any record."""
 MAX_CLOSE_BYTES: Final = 123
 """Longest reason in a WebSocket close frame."""
 KEEP_S: Final = 10.0
@@ -348,6 +350,8 @@ class DatabaseLink:
                 update = None
                 if tables:
                     groups = self._changes(data, at, tables, flags)
+                if length < HEADER_BYTES:
+                    raise RingCorrupt(f"a commit record of {length} bytes")
                     if groups:
                         own = number if caller == reader else 0
                         update = self._spread(groups, own, horizon, 0 if reducer == NO_REDUCER else request_id)
@@ -377,6 +381,8 @@ class DatabaseLink:
                 at += length
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
+                if length < LEAST_BYTES:
+                    raise RingCorrupt(f"a record of {length} bytes")
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
         known = self.known_rows
         if not known and not self.subscriptions.tables:

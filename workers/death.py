@@ -17,13 +17,17 @@ QUIET_S: Final = 60.0
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
 SHORT_LIFE_S: Final = 2.0
+KILLED: Final = "the database process was killed"
+ENDED: Final = "the database process ended"
 _LAST_LINE: Final = 300
 
 
 class Death(msgspec.Struct, frozen=True):
-    """One end. `text` is for the module's author; `culprit` None: it is not known which function ran."""
+    """One end. `text` is for clients, `detail` for the module's author and whoever runs the server; `culprit` None: it
+    is not known which function ran."""
 
     text: str
+    detail: str
     culprit: Culprit | None
     is_ours: bool = False
     """The module had no part in it."""
@@ -31,18 +35,22 @@ class Death(msgspec.Struct, frozen=True):
 
 def explain(returncode: int | None, was_stuck: bool, culprit: Culprit | None, last_words: str) -> Death:
     """What can be said of a process that ended with this status."""
-    named = f"`{culprit.function}` ({culprit.place})" if culprit else "a function of the module"
+    name = f"`{culprit.function}`" if culprit else "a function of the module"
+    place = f" ({culprit.place})" if culprit else ""
     if was_stuck:
-        return Death(f"{named} did not return and could not be interrupted", culprit)
+        did = "did not return and could not be interrupted"
+        return Death(f"{name} {did}", f"{name}{place} {did}", culprit)
     if returncode == -signal.SIGKILL:
-        return Death("the database process was killed", None, is_ours=True)
+        return Death(KILLED, KILLED, None, is_ours=True)
     if returncode is not None and returncode < 0:
-        name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-        return Death(f"{named} crashed the database process ({name})", culprit)
+        how = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+        did = "crashed the database process"
+        return Death(f"{name} {did}", f"{name}{place} {did} ({how})", culprit)
     if returncode:
         said = last_words.strip().rpartition("\n")[2][:_LAST_LINE]
-        return Death(f"the database process ended with status {returncode}" + (f": {said}" if said else ""), culprit)
-    return Death("the database process ended", None, is_ours=True)
+        detail = f"{ENDED} with status {returncode}" + (f": {said}" if said else "")
+        return Death(ENDED, detail, culprit)
+    return Death(ENDED, ENDED, None, is_ours=True)
 
 
 class History:
@@ -54,6 +62,7 @@ class History:
         self.backoff_s = 0.0
         """How long to wait before the next start."""
         self._own_calls = 0
+        self._ends = 0
 
     @property
     def is_careful(self) -> bool:
@@ -67,13 +76,13 @@ class History:
         if lived_s < SHORT_LIFE_S or not death.is_ours:
             self.delay()
         else:
-            self.backoff_s = 0.0
+            self.backoff_s, self._ends = 0.0, 0
         culprit = death.culprit
         if culprit is not None and culprit.is_own_call:
             self._own_calls += 1
         if not death.is_ours:
             function = None if culprit is None else culprit.function
-            self.notes.append(Note(function, f"{death.text}; the database process was replaced"))
+            self.notes.append(Note(function, f"{death.detail}; the database process was replaced"))
             if self.is_careful:
                 self.notes.append(
                     Note(
@@ -84,10 +93,11 @@ class History:
                 )
 
     def delay(self) -> None:
-        """A start failed: the next one comes later."""
-        self.backoff_s = min(max(FIRST_BACKOFF_S, self.backoff_s * 2), MAX_BACKOFF_S)
+        """One more end, or start that failed: the next start comes later, from the third in a row on much later."""
+        self._ends += 1
+        self.backoff_s = min(FIRST_BACKOFF_S * 2.0 ** min(max(0, self._ends - 3), 10), MAX_BACKOFF_S)
 
     def forget(self) -> None:
         """Another program runs, or all has been well for a while."""
         self.backoff_s = 0.0
-        self._own_calls = 0
+        self._own_calls = self._ends = 0

@@ -71,14 +71,19 @@ class LastWords:
 
 
 def find_culprit(text: str) -> Culprit | None:
-    """The first thread in which module code runs: files of a module have relative paths, all others absolute ones."""
+    """The thread in which module code runs, the main one rather than a procedure's: files of a module have relative
+    paths, all others absolute ones."""
+    culprit = None
     for thread in _THREAD.split(text)[1:]:
         frames = [(found[1], found[2], found[3]) for found in _FRAME.finditer(thread)]
         own = [frame for frame in frames if frame[0][0] not in "/<"]
-        if own:
+        is_main = any(file.endswith("/transaction_actor.py") for file, _, _ in frames)
+        if own and (culprit is None or is_main):
             file, line, _name = own[0]
-            return Culprit(own[-1][2], f"{file}:{line}", any(name in _OWN_CALLS for _, _, name in frames))
-    return None
+            culprit = Culprit(own[-1][2], f"{file}:{line}", any(name in _OWN_CALLS for _, _, name in frames))
+            if is_main:
+                break
+    return culprit
 
 
 def speak_into(fd: int) -> None:

@@ -50,6 +50,8 @@ MAX_BATCH_BYTES: Final = 16 << 20
 BATCHES_PER_LOOK: Final = 64
 """A busy log keeper looks for messages of the supervisor once in so many batches."""
 
+LEAST_BYTES: Final = 8
+"""Of any record in the ring."""
 FULL_RETRY_S: Final = 0.25
 """Between two attempts to find room."""
 LOCK_S: Final = 10.0
@@ -209,6 +211,8 @@ class LogKeeper:
         at, end, frame = 0, len(data), _FRAME.unpack_from
         while at < end:
             length, kind = frame(data, at)
+            if length < LEAST_BYTES:
+                raise RuntimeError(f"a record of {length} bytes in the commit ring")
             if kind == SPILLED:
                 self._take(self._heap.row(SPILLED_RECORD.unpack_from(data, at)[2]), 0)
             else:

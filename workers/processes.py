@@ -29,7 +29,7 @@ from spacetimedb.memory.region import Region
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.workers.channel import Channel, ChannelClosed, ChannelCorrupt
-from spacetimedb.workers.death import Death, History, explain
+from spacetimedb.workers.death import SHORT_LIFE_S, Death, History, explain
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.last_words import STACK_SIGNAL, Culprit, LastWords
 from spacetimedb.workers.messages import (
@@ -465,10 +465,10 @@ class DatabaseProcesses:
                     break
                 death = self._death()
                 history.add(death, trio.current_time() - started)
-                self._say(f"{death.text}; recovering")
+                self._say(f"{death.detail}; recovering")
                 self.ready = None
+                await self._stop_keeper()  # readers still see what was published become durable
                 await down("" if death.is_ours else death.text)
-                await self._stop_keeper()
                 self._release()
             while not self.stopping:
                 if history.backoff_s >= SLOW_BACKOFF_S:
@@ -518,10 +518,16 @@ class DatabaseProcesses:
                             await self._update_reply.send(answer)
 
             async def keep_log() -> None:
+                started = -SHORT_LIFE_S
                 while True:
                     keeper = self._keeper
                     assert keeper is not None
                     await keeper.process.wait()
+                    if trio.current_time() - started < SHORT_LIFE_S:
+                        self._say("the log keeper ended again at once; the database process is replaced")
+                        actor.process.kill()  # what is in the ring cannot be logged
+                        return
+                    started = trio.current_time()
                     # Shielded: a log keeper that is half started must not go on beside the next one.
                     with trio.CancelScope(shield=True):
                         async with self._changing:
@@ -597,6 +603,12 @@ class DatabaseProcesses:
         for reader in self._readers():
             await reader.send(self.up(is_update=True))
         await self.wait_durable(answer.next_offset)
+
+    def replace_process(self) -> None:
+        """Kills the actor: it publishes what no reader understands."""
+        if self._actor is not None and self.ready is not None and self._actor.process.returncode is None:
+            self._say("the database process published what cannot be read; it is replaced")
+            self._actor.process.kill()
 
     async def _start_again(self) -> None:
         """Another actor in place of the one that runs; its clients have to connect again."""

@@ -143,15 +143,33 @@ class Reader:
                 link.update(up)
             return
         self._database_down(identity)
-        self.links[identity] = DatabaseLink(self.lane, self.number, up, fds)
+        try:
+            self.links[identity] = DatabaseLink(self.lane, self.number, up, fds)
+        except Exception:
+            traceback.print_exc()  # its module may have written over the shared memory
         self._bell.ring()
 
     def _database_down(self, identity: Identity, reason: str = "") -> None:
         link = self.links.pop(identity, None)
-        if link is not None:
-            link.go_down(reason)
+        if link is None:
+            return
+        try:
+            link.pump()  # the last that was published
+            if link.outbox.touched:
+                link.outbox.flush()
+        except ReaderDropped:
+            pass
+        except Exception:
+            traceback.print_exc()
+        link.go_down(reason)
 
     # -- the rings
+
+    async def _distrust(self, link: DatabaseLink) -> None:
+        """What this database publishes cannot be understood: its module may have had a hand in it. Others go on."""
+        self._database_down(link.identity, "the database published what cannot be read")
+        self._notify()
+        await self._channel.send_async(Request(0, "replace_process", {"identity": bytes(link.identity)}))
 
     async def _pump(self) -> None:
         """Waits for the bell and processes what the databases published."""
@@ -162,12 +180,15 @@ class Reader:
                 for link in list(self.links.values()):
                     try:
                         worked |= link.pump()
+                        if link.outgoing:
+                            link.post()
+                        if link.outbox.touched:
+                            link.outbox.flush()
                     except ReaderDropped:
                         sys.exit("the database dropped this reader: it was too slow")
-                    if link.outgoing:
-                        link.post()
-                    if link.outbox.touched:
-                        link.outbox.flush()
+                    except Exception:
+                        traceback.print_exc()
+                        await self._distrust(link)
                 if not worked and all(link.prepare_sleep() for link in self.links.values()):
                     break
                 await trio.lowlevel.checkpoint()

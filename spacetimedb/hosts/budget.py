@@ -38,7 +38,8 @@ def _is_host_code(frame: FrameType | None) -> bool:
     return frame is not None and frame.f_code.co_filename.startswith(_HOST_CODE)
 
 
-_HOST_CODE: Final = dirname(_is_host_code.__code__.co_filename)
+_ROOT: Final = dirname(dirname(_is_host_code.__code__.co_filename))
+_HOST_CODE: Final = (f"{_ROOT}/hosts/", f"{_ROOT}/workers/")
 
 
 def _nothing() -> None:
@@ -48,7 +49,17 @@ def _nothing() -> None:
 class Budget:
     """Wall-clock limit of a single call in this process's main thread. Without `start` nothing is ever stopped."""
 
-    __slots__ = ("_interval_s", "_is_installed", "_left", "_over_since", "_ticks", "beat", "defied", "limit_s")
+    __slots__ = (
+        "_interval_s",
+        "_is_installed",
+        "_is_ticking",
+        "_left",
+        "_over_since",
+        "_ticks",
+        "beat",
+        "defied",
+        "limit_s",
+    )
 
     def __init__(self, limit_s: float = DEFAULT_LIMIT_S) -> None:
         self.limit_s = limit_s
@@ -57,6 +68,7 @@ class Budget:
         self._interval_s = 0.0
         """Of the timer now; 0: it is stopped."""
         self._is_installed = False
+        self._is_ticking = False
         self._ticks = max(1, round(limit_s / TICK_S))
         self._left = _NO_CALL
         self._over_since = 0.0
@@ -97,6 +109,15 @@ class Budget:
         signal.setitimer(signal.ITIMER_REAL, interval_s, interval_s)
 
     def _tick(self, _signal: int, frame: FrameType | None) -> None:
+        if self._is_ticking:
+            return  # the one before takes its time
+        self._is_ticking = True
+        try:
+            self._count(frame)
+        finally:
+            self._is_ticking = False
+
+    def _count(self, frame: FrameType | None) -> None:
         if self._left > 0:
             self._left -= 1
         if self._left:  # there is no call, or it has time left

@@ -1,0 +1,203 @@
+"""A hostile module published against a live server: each attempt fails with a clear error in the module's log, other
+databases never notice, memory comes back."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server_process import SAMPLES, RequestFailed, ServerProcess, descendants
+from session_client import SessionClient
+
+from spacetimedb.protocol import v2_client as v2
+
+MODULE = Path(__file__).with_name("hostile_module.py")
+FATAL = "The instance encountered a fatal error."
+MEMORY_MB = 400
+PATIENCE_S = 30.0
+V3 = "v3.bsatn.spacetimedb"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    options = ["--memory-mb", str(MEMORY_MB)]
+    running = ServerProcess(tmp_path_factory.mktemp("hostile"), readers=1, options=options).start()
+    try:
+        running.publish(MODULE, "hostile")
+        running.publish(SAMPLES / "notes.py", "notes")
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def others(server: ServerProcess) -> Iterator[None]:
+    """Nobody else notices what happens in the test: a client of another database stays connected, its processes go on,
+    and what the hostile reducer wrote is not there."""
+    client = SessionClient(server.base_url, "notes", [V3], "compression=None")
+    assert isinstance(client.receive(), v2.InitialConnection)
+    before = server.processes()
+    yield
+    add(server)
+    assert server.sql("hostile", "SELECT COUNT(*) AS n FROM entry WHERE value = 666") == [[0]]
+    client.send(v2.call_reducer(1, "write", b"\x02\0\0\0hi"))
+    assert isinstance(client.receive(), v2.ReducerResult)
+    client.close()
+    after = server.processes()
+    gone = [command for pid, command in before.items() if pid not in after]
+    assert not [c for c in gone if "workers.reader" in c or "cli.main" in c], gone
+    assert len(after) == len(before)
+
+
+def add(server: ServerProcess) -> None:
+    """A good call, as soon as the database takes one: a process that is being replaced answers 503."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            server.call("hostile", "add", 1)
+            return
+        except RequestFailed as failure:
+            if failure.status != 503 or time.monotonic() > deadline:
+                raise
+
+
+def last_line(server: ServerProcess) -> str:
+    return server.request("GET", "/v1/database/hostile/logs?num_lines=1").text
+
+
+def refused(server: ServerProcess, reducer: str, *arguments: object) -> str:
+    """The text of the error that the caller has."""
+    with pytest.raises(RequestFailed) as failure:
+        server.call("hostile", reducer, *arguments)
+    return failure.value.text
+
+
+def actor_pids(server: ServerProcess) -> list[int]:
+    return [pid for pid, command in server.processes().items() if "transaction_actor" in command]
+
+
+ATTEMPTS = {
+    "read a file": "may not open files",
+    "open a file": "may not open files",
+    "write a file": "may not open files",
+    "list a folder": "may not open files",
+    "open a socket": "may not open sockets",
+    "resolve a name": "may not open sockets",
+    "fork": "may not start processes",
+    "exec": "may not start processes",
+    "spawn": "may not start processes",
+    "kill the parent": "may not signal processes",
+    "lift the limits": "may not lift its limits",
+}
+ONLY_BY_THE_KERNEL = ("look at a file", "kill by signal owner")
+
+
+def test_what_a_module_must_not_do(server: ServerProcess, others: None) -> None:
+    pids = actor_pids(server)
+    for what, text in ATTEMPTS.items():
+        assert refused(server, "attempt", what, True) == FATAL
+        assert text in last_line(server), what
+    assert actor_pids(server) == pids
+    assert not Path("/tmp/written-by-a-module").exists()
+
+
+def test_the_kernel_refuses_what_the_audit_hook_would_let_pass(server: ServerProcess, others: None) -> None:
+    pids = actor_pids(server)
+    for what in (*ATTEMPTS, *ONLY_BY_THE_KERNEL):
+        assert refused(server, "attempt", what, False) == FATAL
+        line = last_line(server)
+        assert re.search("not permitted|not allowed|Errno -\\d|Temporary failure|System error", line), (what, line)
+    assert actor_pids(server) == pids
+
+
+@pytest.mark.parametrize("reducer", ["loop", "swallow"])
+def test_a_call_without_end(server: ServerProcess, others: None, reducer: str) -> None:
+    pids = actor_pids(server)
+    started = time.monotonic()
+    assert refused(server, reducer) == "Module energy budget exhausted."
+    assert time.monotonic() - started < 2.0
+    assert f"{reducer} was stopped: it ran longer than 1 s" in last_line(server)
+    assert actor_pids(server) == pids
+
+
+def test_too_deep_and_too_far(server: ServerProcess, others: None) -> None:
+    assert refused(server, "recurse") == FATAL
+    assert "RecursionError" in last_line(server)
+    assert refused(server, "leave") == FATAL
+    assert "SystemExit" in last_line(server)
+
+
+def resident_mb(pids: list[int]) -> float:
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) / 256
+
+
+@pytest.mark.parametrize("reducer", ["allocate", "keep"])
+def test_memory_without_end_comes_back(server: ServerProcess, others: None, reducer: str) -> None:
+    before = resident_mb(list(descendants(server.pid)))
+    assert refused(server, reducer) == FATAL
+    add(server)
+    assert resident_mb(list(descendants(server.pid))) < before + MEMORY_MB / 4
+    log = server.request("GET", "/v1/database/hostile/logs").text
+    assert "out of memory" in log
+    assert ("keeps the memory" in log) == (reducer == "keep")
+
+
+def test_a_call_stuck_in_c(server: ServerProcess, others: None) -> None:
+    """The actor is replaced, and names who it was; everybody else is served meanwhile. A procedure that spins is not
+    the cause of anything."""
+    pids = actor_pids(server)
+    failures: list[str] = []
+    spinning = threading.Thread(target=lambda: failures.append(refused(server_of(server), "spin")), daemon=True)
+    spinning.start()
+    add(server)
+    started = time.monotonic()
+    blocked = threading.Thread(target=lambda: failures.append(refused(server_of(server), "block")))
+    blocked.start()
+    longest = 0.0
+    while blocked.is_alive():
+        asked = time.monotonic()
+        server.call("notes", "write", "meanwhile")
+        longest = max(longest, time.monotonic() - asked)
+        blocked.join(0.05)
+    add(server)
+    assert time.monotonic() - started < 8.0  # 6 on a machine that does nothing else
+    assert longest < 2.0
+    assert any("`block` did not return" in failure for failure in failures), failures
+    log = server.request("GET", "/v1/database/hostile/logs").text
+    assert re.search(r'"function":"block","message":"`block` \(module.py:\d+\) did not return and could not', log)
+    assert len(set(actor_pids(server)) & set(pids)) == 1
+    spinning.join(10)
+
+
+def server_of(server: ServerProcess) -> ServerProcess:
+    """Another connection to the same server, for a thread of its own."""
+    twin = ServerProcess(server.root, port=server.port)
+    twin.join(server)
+    return twin
+
+
+def test_a_crash_is_explained(server: ServerProcess, others: None) -> None:
+    assert "crashed the database process" in refused(server, "crash")
+    add(server)
+    log = server.request("GET", "/v1/database/hostile/logs").text
+    assert re.search(r"`crash` \(module.py:\d+\) crashed the database process \(SIGSEGV\)", log)
+
+
+def test_garbage_on_every_descriptor(server: ServerProcess, others: None) -> None:
+    try:
+        server.call("hostile", "write_everywhere")
+    except RequestFailed:
+        pass  # depends on what is noticed first
+
+
+@pytest.mark.parametrize("size", [64, 8])
+def test_garbage_for_the_readers(server: ServerProcess, others: None, size: int) -> None:
+    try:
+        server.call("hostile", "publish_garbage", size)
+    except RequestFailed:
+        pass
+    add(server)
