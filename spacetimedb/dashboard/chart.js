@@ -2,23 +2,26 @@
 
 import { fill, h, svg } from './dom.js';
 
-const HEIGHT = 132, TOP = 8, BOTTOM = 18, LEFT = 46, RIGHT = 6;
+const HEIGHT = 132, TOP = 8, BOTTOM = 18, LEFT = 58, RIGHT = 6;
+const LEAST_SPAN = 20;
 
-/** A round number not below the value, and its third or quarter steps. */
-function scale(value) {
-  if (!(value > 0)) return { top: 1, steps: [0, 0.5, 1] };
-  const power = 10 ** Math.floor(Math.log10(value));
-  const top = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find(step => step * power >= value * 1.0001) * power;
+/** A round number not below the value and `least`, in units of 1000 or 1024, and its steps. */
+function scale(value, least, base) {
+  const wanted = Math.max(value, least) * 1.0001;
+  const unit = base === 1024 ? 1024 ** Math.floor(Math.log2(wanted) / 10) : 1;
+  const power = unit * 10 ** Math.floor(Math.log10(wanted / unit));
+  const top = [1, 2, 4, 6, 8, 10].find(step => step * power >= wanted / 1.0001) * power;
   return { top, steps: [0, top / 2, top] };
 }
 
 /**
- * options: title, unit(value) -> text, series: [{name, colour: 1..6}], span: seconds shown, stacked
+ * options: title, unit(value) -> text, series: [{name, colour: 1..6}], span: seconds shown, or fromStart: all,
+ *   least: the least height of the y axis, base: 1000 or 1024
  * `draw(points)`: [{at: seconds, values: [number | null, ...]}], oldest first.
  */
 export class Chart {
-  constructor({ title, unit, series, span = 120, fromStart = false }) {
-    Object.assign(this, { title, unit, series, span, fromStart });
+  constructor({ title, unit, series, span = 120, fromStart = false, least = 2, base = 1000 }) {
+    Object.assign(this, { title, unit, series, span, fromStart, least, base });
     this.points = [];
     this.now = series.map(() => h('span.figure', {}, '–'));
     this.plot = h('div.plot');
@@ -28,7 +31,7 @@ export class Chart {
     this.element = h('section.chart', {}, h('header', {}, h('h3', {}, title), h('div.legend', {}, legend)), this.plot);
     this.plot.addEventListener('pointermove', event => this.point(event));
     this.plot.addEventListener('pointerleave', () => { this.pointer = null; this.paint(); });
-    this.observer = new ResizeObserver(() => this.paint());
+    this.observer = new ResizeObserver(() => requestAnimationFrame(() => this.paint()));
     this.observer.observe(this.plot);
   }
 
@@ -50,9 +53,9 @@ export class Chart {
       fill(this.plot, h('div.waiting', {}, points.length ? 'Nothing happened yet' : 'Waiting for figures'));
       return;
     }
-    const end = points.at(-1).at, start = this.fromStart ? Math.min(points[0].at, end - 1) : end - this.span;
+    const end = points.at(-1).at, start = this.fromStart ? Math.min(points[0].at, end - 1) : Math.max(end - this.span, Math.min(points[0].at, end - LEAST_SPAN));
     const inside = points.filter(point => point.at >= start - 2);
-    const { top, steps } = scale(Math.max(...inside.flatMap(point => point.values.filter(value => value !== null)), 0));
+    const { top, steps } = scale(Math.max(...inside.flatMap(point => point.values.filter(value => value !== null)), 0), this.least, this.base);
     const x = at => LEFT + ((at - start) / (end - start)) * (width - LEFT - RIGHT);
     const y = value => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
     const drawing = svg('svg', { width, height: HEIGHT, role: 'img', 'aria-label': this.title });

@@ -92,11 +92,12 @@ export function bytes(value) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let at = 0;
   while (Math.abs(value) >= 1024 && at < units.length - 1) { value /= 1024; at++; }
-  return `${value >= 100 || at === 0 ? Math.round(value) : value.toFixed(1)} ${units[at]}`;
+  return `${value >= 100 || at === 0 ? Math.round(value) : value.toFixed(1).replace('.0', '')} ${units[at]}`;
 }
 
 /** Seconds as us, ms or s. */
 export function seconds(value) {
+  if (!value) return '0';
   if (value < 1e-3) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 1) return `${(value * 1e3).toFixed(value < 0.01 ? 2 : 1)} ms`;
   return `${value.toFixed(2)} s`;

@@ -36,7 +36,7 @@ export function show(body, context) {
         h('tr', { class: Date.now() - (since.get(key) ?? 0) < 1500 ? 'fresh' : '' },
           h('td', {}, at ? '' : identityOf(identity), identity === context.database.owner && !at && h('span.badge.accent', {}, 'owner')),
           h('td', {}, connection),
-          h('td', {}, since.has(key) ? new Date(since.get(key)).toLocaleTimeString() : 'before this page'))))))));
+          h('td', {}, since.has(key) ? new Date(since.get(key)).toLocaleTimeString() : 'before this page')))))))));
   };
   const live = new Live(context.database.identity, 'SELECT * FROM st_client', ROW, {
     status(now) { mark.textContent = now; mark.className = `live-state ${now}`; },

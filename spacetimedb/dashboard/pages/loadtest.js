@@ -20,6 +20,8 @@ function charts() {
     { chart: new Chart({ ...options, title: 'Update age', unit: milliseconds, series: percentiles }), read: share('update_age_ms', percentiles) },
     { chart: new Chart({ ...options, title: 'Rows received', unit: value => `${short(value)}/s`, series: [{ name: 'rows', colour: 2 }] }),
       read: point => [point.rows_per_s] },
+    { chart: new Chart({ ...options, title: 'Failed calls so far', unit: short, series: [{ name: 'failed', colour: 5 }] }),
+      read: point => [point.failed] },
   ];
 }
 

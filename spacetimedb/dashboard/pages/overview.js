@@ -14,7 +14,7 @@ function charts() {
       read: (before, now) => [rate(before, now, 'spacetime_reducer_calls_total'), rate(before, now, 'spacetime_num_txns_total')],
     },
     {
-      chart: new Chart({ title: 'Time in reducers', unit: seconds, series: [{ name: 'mean', colour: 1 }, { name: 'p99', colour: 3 }] }),
+      chart: new Chart({ title: 'Time in reducers', unit: seconds, least: 1e-4, series: [{ name: 'mean', colour: 1 }, { name: 'p99', colour: 3 }] }),
       read: (before, now) => [mean(before, now, DURATION), quantile(before, now, DURATION, 0.99)],
     },
     {
@@ -22,11 +22,11 @@ function charts() {
       read: (_before, now) => [now.sum('spacetime_worker_connected_clients'), now.sum('spacetime_subscription_sets')],
     },
     {
-      chart: new Chart({ title: 'Sent to clients', unit: value => `${bytes(value)}/s`, series: [{ name: 'bytes', colour: 2 }] }),
+      chart: new Chart({ title: 'Sent to clients', unit: value => `${bytes(value)}/s`, base: 1024, least: 1024, series: [{ name: 'bytes', colour: 2 }] }),
       read: (before, now) => [rate(before, now, 'spacetime_websocket_sent_bytes_total')],
     },
     {
-      chart: new Chart({ title: 'Memory', unit: bytes, series: [{ name: 'processes', colour: 4 }, { name: 'row heap', colour: 2 }] }),
+      chart: new Chart({ title: 'Memory', unit: bytes, base: 1024, series: [{ name: 'processes', colour: 4 }, { name: 'row heap', colour: 2 }] }),
       read: (_before, now) => [now.sum('process_resident_memory_bytes'), now.sum('spacetime_heap_bytes')],
     },
     {

@@ -29,7 +29,7 @@ export function show(body, context) {
 
 function panel(id, item) {
   const signature = item.params.map(param => `${param.name}: ${typeText(param.type)}`).join(', ');
-  const title = h('div.title', {}, h('h2', {}, item.name), h('code.hint', {}, `(${signature})${item.returns ? ` → ${typeText(item.returns)}` : ''}`));
+  const title = h('div.title', {}, h('h2', {}, item.name), item.params.length < 5 && h('code.hint', {}, `(${signature})${item.returns ? ` → ${typeText(item.returns)}` : ''}`));
   if (item.lifecycle) {
     return h('div.called', {}, title, h('p.note', {}, `The server runs this one by itself (${item.lifecycle}); nobody can call it.`));
   }

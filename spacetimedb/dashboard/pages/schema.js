@@ -20,9 +20,10 @@ export function show(body, context) {
     'Lines lead from a column to the table whose key it holds, told by name and type. Dashed lines lead from a schedule to what it calls.')));
   const draw = () => fill(place, drawing(schema, boxes, place.clientWidth, name => context.addressOf(database, 'tables', name),
     name => context.addressOf(database, 'reducers', name)));
-  const observer = new ResizeObserver(draw);
-  observer.observe(place);
-  return () => observer.disconnect();
+  let waiting = null;
+  const observer = new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(draw); });
+  observer.observe(body);
+  return () => { observer.disconnect(); cancelAnimationFrame(waiting); };
 }
 
 /** [{from, column, to}]: columns that hold another table's key. */

@@ -63,8 +63,8 @@ function drawResult({ columns, rows, micros, stats }, database) {
       h('button', { onclick: () => download(`${name}.csv`, 'text/csv', asCsv()) }, 'CSV'),
       h('button', { onclick: () => download(`${name}.json`, 'application/json', asJson()) }, 'JSON')),
     h('div.scroll', {}, h('table', {},
-      h('thead', {}, h('tr', {}, columns.map((column, at) => h('th', { class: isRight(types[at]) ? 'right' : '' }, column.name, h('span.type', {}, typeText(types[at])))))),
-      h('tbody', {}, rows.slice(0, SHOWN).map(row => h('tr', {}, row.map((value, at) => h('td', { class: isRight(types[at]) ? 'right' : '' }, cell(types[at], value)))))))),
+      h('thead', {}, h('tr', {}, columns.map((column, at) => h('th', { class: isRight(types[at]) ? 'right' : '' }, column.name, h('span.type', {}, typeText(types[at])))), h('th.filler'))),
+      h('tbody', {}, rows.slice(0, SHOWN).map(row => h('tr', {}, row.map((value, at) => h('td', { class: isRight(types[at]) ? 'right' : '' }, cell(types[at], value))), h('td')))))),
     rows.length > SHOWN && h('p.hint', {}, `The first ${grouped(SHOWN)} rows are shown; files hold all.`));
 }
 

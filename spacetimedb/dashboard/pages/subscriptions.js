@@ -9,7 +9,7 @@ const PREFIX = 'spacetime_query_';
 export function show(body, context) {
   const id = context.database.identity;
   const sent = new Chart({ title: 'Messages to clients', unit: value => `${short(value)}/s`, series: [{ name: 'messages', colour: 1 }] });
-  const size = new Chart({ title: 'Bytes to clients', unit: value => `${bytes(value)}/s`, series: [{ name: 'bytes', colour: 2 }] });
+  const size = new Chart({ title: 'Bytes to clients', unit: value => `${bytes(value)}/s`, base: 1024, least: 1024, series: [{ name: 'bytes', colour: 2 }] });
   const sets = new Chart({ title: 'Live query sets', unit: short, series: [{ name: 'query sets', colour: 4 }] });
   const problem = h('div'), place = h('div');
   fill(body, h('div.stack', {}, problem, h('div.charts', {}, sent.element, size.element, sets.element),

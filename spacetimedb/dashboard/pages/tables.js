@@ -250,7 +250,7 @@ class Grid {
       const mark = at === table.key ? 'key' : table.indexes.some(index => index[0] === at) ? 'index' : null;
       return h('th', { class: isRight(column.type) ? 'right' : '', 'aria-sort': isSorted ? (sorted.down ? 'descending' : 'ascending') : null },
         h('button', { onclick: sort, disabled: table.isEvent }, column.name), mark && h('span.key', {}, mark), h('span.type', {}, typeText(column.type)));
-    }), this.canEdit && h('th', {}));
+    }), h('th.filler'));
   }
 
   row(row) {
@@ -263,7 +263,7 @@ class Grid {
         onkeydown: this.canEdit ? event => this.key(event, edit) : null,
       }, cell(column.type, row[at]));
     }));
-    if (this.canEdit) element.append(h('td.actions', {}, deleteButton(this.id, table, row, () => this.changed())));
+    element.append(h('td.actions', {}, this.canEdit && deleteButton(this.id, table, row, () => this.changed())));
     return element;
   }
 
@@ -271,7 +271,7 @@ class Grid {
     const { currentTarget: at } = event;
     const near = { ArrowLeft: at.previousElementSibling, ArrowRight: at.nextElementSibling,
       ArrowUp: at.parentElement.previousElementSibling?.children[at.cellIndex], ArrowDown: at.parentElement.nextElementSibling?.children[at.cellIndex] };
-    if (event.key === 'Enter' || event.key === 'F2') edit(event);
+    if (event.target === at && (event.key === 'Enter' || event.key === 'F2')) edit(event);
     else if (near[event.key]) near[event.key].focus();
     else return;
     event.preventDefault();
