@@ -59,6 +59,8 @@ class Client:
     parse_text: ClassVar[staticmethod[[bytes, bool], Sequence[Message]]] = staticmethod(_refuse_text)
     pack: ClassVar[staticmethod[[Sequence[bytes]], bytes]] = staticmethod(v2.pack_v2)
     """Server messages as WebSocket messages of one each."""
+    is_text: ClassVar[bool] = False
+    """It gets text."""
 
     __slots__ = (
         "allowance",

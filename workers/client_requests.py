@@ -13,14 +13,15 @@ from spacetimedb.hosts import mail
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol import v1, v2
 from spacetimedb.sql.errors import SqlError
+from spacetimedb.subscriptions.large_rows import LargeRows
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Message
-from spacetimedb.workers.large_answers import answer_later, build_indexes
+from spacetimedb.workers.large_answers import Part, answer_later, build_indexes, bytes_of, large_one_off
 from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries
 from spacetimedb.workers.v1_clients import V1Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from spacetimedb.sql.catalog import CallerCatalog
     from spacetimedb.subscriptions.costs import QueryCost
@@ -132,11 +133,8 @@ class ClientRequests:
         except SqlError as error:
             link.outbox.tell(client, v2.subscription_error(request_id, set_id, str(error)))
         else:
-            ready = [part for part in parts if isinstance(part, bytes)]
-            if len(ready) == len(parts):
-                link.outbox.tell(client, v2.subscribe_applied(request_id, set_id, ready), link.position_horizon)
-            else:
-                answer_later(link, client, request_id, set_id, parts)
+            head = v2.subscribe_applied_head(request_id, set_id, len(parts))
+            self._answer(client, head, parts)
         return True
 
     def _unsubscribe(self, client: Client, message: v2.Unsubscribe) -> bool:
@@ -145,24 +143,49 @@ class ClientRequests:
         try:
             if send_dropped and not link.have_tables(client, link.subscriptions.tables_of(client.number, set_id)):
                 return False
-            rows = link.subscriptions.unsubscribe(client.number, set_id, send_dropped)
+            rows = None
+            if send_dropped:
+                rows = link.subscriptions.end(client.number, set_id, link.snapshot)
+            else:
+                link.subscriptions.unsubscribe(client.number, set_id, False)
         except QuerySetUnknown:
             link.outbox.tell(client, v2.subscription_error(request_id, set_id, self.set_unknown(client, set_id)))
         else:
-            link.outbox.tell(client, v2.unsubscribe_applied(request_id, set_id, rows), link.position_horizon)
+            self._answer(client, v2.unsubscribe_applied_head(request_id, set_id, rows), rows or ())
             link.forget_unused_tables()
         return True
 
+    def _answer(self, client: Client, head: bytes, parts: Sequence[Part]) -> None:
+        """Sends SingleTableRows behind the head of a message, at once or as soon as they are gathered."""
+        larges = [part for part in parts if isinstance(part, LargeRows)]
+        if larges:
+            answer_later(self._link, client, larges, iter(()), lambda: [head, *bytes_of(parts)])
+        else:
+            self._link.outbox.tell(client, b"".join([head, *bytes_of(parts)]), self._link.position_horizon)
+
     def _one_off(self, client: Client, message: v2.OneOffQuery) -> bool:
         _tag, request_id, text = message
+        link = self._link
         try:
-            found = self.one_off(client, text)
+            query = self.one_off(client, text)
+            if query is None:
+                return False
+            later = large_one_off(link, query)
+            if later is None:
+                rows = self.one_off_rows(client, query)
+                link.outbox.tell(client, v2.one_off_ok(request_id, [rows]), link.position_horizon)
+                return True
         except SqlError as error:
-            self._link.outbox.tell(client, v2.one_off_err(request_id, str(error)))
+            link.outbox.tell(client, v2.one_off_err(request_id, str(error)))
             return True
-        if found is None:
-            return False
-        self._link.outbox.tell(client, v2.one_off_ok(request_id, [found[1]]), self._link.position_horizon)
+
+        def answer() -> list[bytes]:
+            try:
+                return [v2.one_off_ok(request_id, [b""]), *bytes_of(later.parts())]
+            except SqlError as error:
+                return [v2.one_off_err(request_id, str(error))]
+
+        answer_later(link, client, later.larges, later.steps, answer)
         return True
 
     def queries(self, client: Client, texts: Iterable[str]) -> list[Query] | None:
@@ -188,27 +211,32 @@ class ClientRequests:
             build_indexes(self._link, *missing, lambda: self.run_deferred(client))
         return missing is None
 
-    def one_off(self, client: Client, text: str) -> tuple[OneOff, bytes] | None:
-        """A query and its answer (SingleTableRows); None: tables must come first. Raises SqlError."""
-        catalog = self._link.views.catalog(self._link.catalog.for_caller(client.identity), client.identity)
-        query = self._link.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
+    def one_off(self, client: Client, text: str) -> OneOff | None:
+        """A query that can be answered now; None: something must come first. Raises SqlError."""
+        link = self._link
+        catalog = link.views.catalog(link.catalog.for_caller(client.identity), client.identity)
+        query = link.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
         tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR)
-        if not self._have_views(client, catalog) or not self._link.have_tables(client, tables):
+        if not self._have_views(client, catalog) or not link.have_tables(client, tables):
             return None
         if not client.is_owner:
-            check_plan(self._link, query.plan)
-        missing = self._link.subscriptions.missing_search_index(query.plan)
+            check_plan(link, query.plan)
+        missing = link.subscriptions.missing_search_index(query.plan)
         if missing is not None:
             client.waiting = True
-            build_indexes(self._link, *missing, lambda: self.run_deferred(client))
+            build_indexes(link, *missing, lambda: self.run_deferred(client))
             return None
         if query.explained is not None and client.elsewhere is None:
             self._ask_elsewhere(client, query.explained)
             return None
+        return query
+
+    def one_off_rows(self, client: Client, query: OneOff) -> bytes:
+        """Its answer (SingleTableRows). Raises SqlError."""
         elsewhere, client.elsewhere = client.elsewhere or (), None
         rows = self._link.subscriptions.one_off_rows(query, elsewhere)
         self._link.forget_unused_tables()
-        return query, rows
+        return rows
 
     def _ask_elsewhere(self, client: Client, text: str) -> None:
         """What the query costs other readers; the client goes on when they have said it."""

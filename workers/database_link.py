@@ -164,9 +164,13 @@ class DatabaseLink:
         """Whatever they speak."""
         return [*self.clients.values(), *self.v1.clients.values()]
 
+    def has_client(self, client: Client) -> bool:
+        """Whether the client is still here."""
+        return client.number in self.clients or client.number in self.v1.clients
+
     def leave(self, client: Client) -> None:
         """A client is gone, or is going: it gets nothing more and the actor hears of it. Idempotent."""
-        if client.number not in self.clients and client.number not in self.v1.clients:
+        if not self.has_client(client):
             return
         # Calls that came in before the end are run, though nobody hears of them.
         calls = [message for message in client.deferred if message[0] in CALLS]
@@ -346,12 +350,12 @@ class DatabaseLink:
                 length, _, flags, tables, horizon, timestamp, caller, reducer, number, request_id, duration = head(
                     data, at
                 )
+                if length < HEADER_BYTES:
+                    raise RingCorrupt(f"a commit record of {length} bytes")
                 self.position_horizon = horizon
                 update = None
                 if tables:
                     groups = self._changes(data, at, tables, flags)
-                if length < HEADER_BYTES:
-                    raise RingCorrupt(f"a commit record of {length} bytes")
                     if groups:
                         own = number if caller == reader else 0
                         update = self._spread(groups, own, horizon, 0 if reducer == NO_REDUCER else request_id)
@@ -377,12 +381,12 @@ class DatabaseLink:
                 at += length
             else:
                 (length,) = length_of(data, at)
+                if length < LEAST_BYTES:
+                    raise RingCorrupt(f"a record of {length} bytes")
                 self._other(kind, data[at : at + length])
                 at += length
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
-                if length < LEAST_BYTES:
-                    raise RingCorrupt(f"a record of {length} bytes")
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
         known = self.known_rows
         if not known and not self.subscriptions.tables:

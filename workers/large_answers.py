@@ -1,25 +1,27 @@
-"""Long work of a reader in short pieces: rows of new subscriptions to large tables, their indexes, their bytes.
+"""Long work of a reader in short pieces: rows of large tables for new subscriptions and queries, indexes, bytes.
 
-A client whose SubscribeApplied is being gathered keeps a placeholder for it among its messages; what comes later waits
+A client whose answer is being gathered keeps a placeholder for it among its messages; what comes later waits
 behind it. Everything else of the reader goes on meanwhile, at most SLICE_S later than otherwise.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from spacetimedb.protocol import v2
-from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, server_frame
+from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, TEXT, server_frame
+from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import SelectResult, execute_select
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.sql.shaping import Shaper
 from spacetimedb.subscriptions.large_rows import LARGE_TABLE, LargeRows
+from spacetimedb.subscriptions.one_off import OneOff
+from spacetimedb.subscriptions.wire import row_list_of, string
 from spacetimedb.workers.waiter import DatabaseGone
 
 if TYPE_CHECKING:
@@ -62,36 +64,46 @@ class Slices:
                 await trio.lowlevel.checkpoint()
 
 
+Part = bytes | LargeRows
+
+
 def answer_later(
-    link: DatabaseLink, client: Client, request_id: int, set_id: int, parts: Sequence[bytes | LargeRows]
+    link: DatabaseLink,
+    client: Client,
+    larges: Sequence[LargeRows],
+    steps: Iterator[None],
+    message: Callable[[], Sequence[bytes]],
 ) -> None:
-    """Answers a Subscribe once all its rows are gathered."""
+    """Answers a request once its rows are gathered and then the steps are done, with what `message` gives: the parts
+    of a server message. What the client gets later waits behind it."""
     placeholder = bytes(PLACEHOLDER_BYTES)
-    head = v2.subscribe_applied_head(request_id, set_id, len(parts))
     client.messages.append(placeholder)
     client.gathering.append(placeholder)
     horizon = link.position_horizon
-    larges = [part for part in parts if isinstance(part, LargeRows)]
 
-    def job() -> bool:
-        if client.number not in link.clients:
-            for large in larges:
-                large.leave()
-            link.forget_unused_tables()
-            return False
-        if any(large.step() for large in larges):
-            return True
-        message = [UNCOMPRESSED + head]
-        for part in parts:
-            message += part.parts if isinstance(part, LargeRows) else [part]
+    def leave() -> None:
+        steps_end = getattr(steps, "close", None)
+        if steps_end is not None:
+            steps_end()
         for large in larges:
             large.leave()
         link.forget_unused_tables()
+
+    def job() -> bool:
+        if link.down or not link.has_client(client):
+            leave()
+            return False
+        if any(large.step() for large in larges) or next(steps, steps) is not steps:
+            return True
+        parts = message()
+        leave()
         link.check_attached()
         link.outbox.flush_client(client)
         client.gathering.popleft()
         del client.messages[0]
-        link.outbox.send_parts(client, list(frame_parts(message)), horizon)
+        opcode = TEXT if client.is_text else BINARY
+        body = parts if client.is_text else [UNCOMPRESSED, *parts]
+        link.outbox.send_parts(client, list(frame_parts(body, opcode)), horizon)
         link.outbox.touched.add(client)
         link.outbox.flush()
         return False
@@ -99,8 +111,13 @@ def answer_later(
     link.lane.slices.add(job)
 
 
-def frame_parts(body: Sequence[bytes]) -> Iterator[bytes | memoryview]:
-    """One binary message of a server whose body comes in parts, as frames in parts: nothing is copied."""
+def bytes_of(parts: Iterable[Part]) -> list[bytes]:
+    """SingleTableRows, gathered by now, one behind the other."""
+    return [piece for part in parts for piece in (part.parts if isinstance(part, LargeRows) else (part,))]
+
+
+def frame_parts(body: Sequence[bytes], opcode: int = BINARY) -> Iterator[bytes | memoryview]:
+    """One message of a server whose body comes in parts, as frames in parts: nothing is copied."""
     total = sum(map(len, body))
     done = room = 0
     for part in body:
@@ -108,7 +125,7 @@ def frame_parts(body: Sequence[bytes]) -> Iterator[bytes | memoryview]:
         while left:
             if not room:
                 room = min(MAX_FRAME_PAYLOAD, total - done)
-                yield server_frame(room, CONTINUATION if done else BINARY, done + room == total)
+                yield server_frame(room, CONTINUATION if done else opcode, done + room == total)
             piece = left[:room]
             yield piece
             room -= len(piece)
@@ -172,6 +189,24 @@ async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
     """
     if not _is_large_scan(link, plan):
         return execute_select(plan, link)
+    steps = _scan(link, plan)
+    try:
+        while True:
+            until = perf_counter() + SLICE_S
+            while perf_counter() < until:
+                next(steps)
+            await trio.lowlevel.checkpoint()
+            if link.down:
+                raise DatabaseGone
+    except StopIteration as end:
+        result: SelectResult = end.value
+        return result
+    finally:
+        steps.close()
+
+
+def _scan(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectResult]:
+    """Runs a plan over one large table as it is now, a few thousand rows at a time. Raises SqlError."""
     shaping = plan.shaping
     skipped = 0
     if shaping is not None and shaping.outputs is None and not shaping.order:
@@ -182,7 +217,6 @@ async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
     rows: list[bytes] = []
     snapshot = link.snapshot(plan.table.table_id)
     try:
-        until = perf_counter() + SLICE_S
         for batch in snapshot.batches():
             found = plan.select(batch)
             if shaper is not None:
@@ -192,14 +226,51 @@ async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
                 skipped = max(skipped - len(found), 0)
                 if plan.limit is not None and len(rows) >= plan.limit:
                     break
-            if perf_counter() > until:
-                await trio.lowlevel.checkpoint()
-                if link.down:
-                    raise DatabaseGone
-                until = perf_counter() + SLICE_S
+            yield
     finally:
         snapshot.close()
     return execute_select(plan, _Picked(rows)) if shaper is None else SelectResult(plan.columns, shaper.result())
+
+
+class LargeOneOff:
+    """The answer to a one-off query over a large table. When `larges` are gathered and `steps` done, `parts` gives its
+    SingleTableRows or raises SqlError."""
+
+    def __init__(self, link: DatabaseLink, plan: SelectPlan) -> None:
+        self.larges: list[LargeRows] = []
+        self.steps: Iterator[None] = iter(())
+        self._rows = b""
+        self._error: SqlError | None = None
+        self._name = string(plan.table.name)
+        if plan.returned is not None and plan.shaping is None and plan.limit is None:
+            table = plan.table
+            snapshot = link.snapshot(table.table_id)
+            select = None if plan.filter is None else plan.select
+            large = LargeRows(self._name, snapshot, select, table.layout.row_size)
+            large.users += 1
+            self.larges.append(large)
+        else:
+            self.steps = self._run(_scan(link, plan))
+
+    def _run(self, scan: Generator[None, None, SelectResult]) -> Iterator[None]:
+        try:
+            result = yield from scan
+            self._rows = row_list_of(result.rows)
+        except SqlError as error:
+            self._error = error
+
+    def parts(self) -> list[Part]:
+        """See the class."""
+        if self._error is not None:
+            raise self._error
+        return list(self.larges) or [self._name + self._rows]
+
+
+def large_one_off(link: DatabaseLink, query: OneOff) -> LargeOneOff | None:
+    """The answer to a one-off query if it takes long; None if it is better given at once."""
+    if query.explained is not None or not _is_large_scan(link, query.plan):
+        return None
+    return LargeOneOff(link, query.plan)
 
 
 def _is_large_scan(link: DatabaseLink, plan: SelectPlan) -> bool:

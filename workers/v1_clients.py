@@ -8,6 +8,7 @@ the set LEGACY. Updates come as v2 makes them and are rewritten here, once for a
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
@@ -16,21 +17,30 @@ from spacetimedb.hosts.mail import Outcome
 from spacetimedb.protocol import v1, v1_json, v2
 from spacetimedb.protocol.v1 import Table, Value
 from spacetimedb.sql.errors import SqlError
+from spacetimedb.sql.explain import EXPLAIN_COLUMNS
+from spacetimedb.subscriptions.large_rows import LargeRows
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
 from spacetimedb.subscriptions.wire import string
+from spacetimedb.types.algebraic import Product, ProductElement
 from spacetimedb.types.json_arguments import ArgumentError
 from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import MAX_UNANSWERED, OPEN, Client
+from spacetimedb.workers.large_answers import Part, answer_later, bytes_of, large_one_off
+from spacetimedb.workers.v1_large import Marked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from spacetimedb.sql.catalog import Catalog
+    from spacetimedb.subscriptions.one_off import OneOff
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.workers.database_link import DatabaseLink
 
+V1Part = bytes | Marked
+"""SingleTableRows of v2, or what stands for them."""
+_NO_STEPS: Final = iter(())
 LEGACY: Final = 0
 """Query set of the legacy Subscribe; those of single queries count from 1."""
 _BEFORE_EXECUTION: Final = frozenset({Outcome.NO_SUCH_REDUCER, Outcome.BAD_ARGUMENTS, Outcome.LIFECYCLE})
@@ -71,7 +81,6 @@ class V1Client(Client):
     __slots__ = ("calls", "has_legacy", "last_number", "procedures", "queries", "registered")
 
     form: ClassVar[v1.Form] = v1.Bsatn()
-    is_text: ClassVar[bool] = False
     parse = staticmethod(v1.parse)
     parse_text = staticmethod(v1_json.parse)
     pack = staticmethod(form.pack)
@@ -311,21 +320,40 @@ class V1Clients:
         return True
 
     def _one_off(self, client: V1Client, message: v1.OneOffQuery, took: Callable[[], int]) -> bool:
-        link, form, error, tables = self._link, client.form, None, []
+        link = self._link
+
+        def answer(error: str | None, tables: list[Value]) -> Value:
+            return v1.one_off_response(message.message_id, error, tables, took())
+
         try:
-            found = link.requests.one_off(client, message.query_string)
-            if found is None:
+            query = link.requests.one_off(client, message.query_string)
+            if query is None:
                 return False
-            query, part = found
-            table = query.plan.table
-            rows = form.rows(Table(table.table_id, table.name, table.row_type), v1.split_rows(part)[1])
-            tables.append((table.name, rows))
+            of_table = _result_of(query)
+            later = large_one_off(link, query)
+            part = link.requests.one_off_rows(client, query) if later is None else b""
         except SqlError as problem:
-            error = str(problem)
-        response = form.encode(v1.one_off_response(message.message_id, error, tables, took()))
-        link.outbox.keep_for_batch(response)  # its tag is that of v2 messages that are shared
-        link.outbox.tell(client, response, 0 if error else link.position_horizon)
+            self._tell(client, answer(str(problem), []))
+            return True
+        if later is None:
+            self._tell(client, answer(None, [self._one_off_rows(client, of_table, part)]), link.position_horizon)
+            return True
+        marked = [Marked(large, of_table, client.is_text) for large in later.larges]
+
+        def value() -> Value:
+            try:
+                found = marked[0] if marked else b"".join(bytes_of(later.parts()))
+                return answer(None, [self._one_off_rows(client, of_table, found)])
+            except SqlError as problem:
+                return answer(str(problem), [])
+
+        self._answer(client, marked, value, later.steps)
         return True
+
+    def _one_off_rows(self, client: V1Client, table: Table, part: V1Part) -> Value:
+        if isinstance(part, Marked):
+            return table.name, client.form.rows(part.table, part.rows)
+        return table.name, client.form.rows(table, v1.split_rows(part)[1])
 
     def _subscribe_legacy(self, client: V1Client, texts: list[str], request_id: int, took: Callable[[], int]) -> bool:
         link = self._link
@@ -336,9 +364,12 @@ class V1Clients:
             link.subscriptions.unsubscribe(client.number, LEGACY, False)
         client.has_legacy = True
         self._note_tables(queries)
-        parts = link.subscriptions.subscribe(client.number, LEGACY, queries)
-        tables = [self._initial(client, part) for part in parts]
-        self._tell(client, v1.initial_subscription(tables, request_id, took()), link.position_horizon)
+        parts = self._parts(client, link.subscriptions.begin(client.number, LEGACY, queries, link.snapshot))
+
+        def value() -> Value:
+            return v1.initial_subscription([self._table(client, [p], False) for p in parts], request_id, took())
+
+        self._answer(client, parts, value)
         link.forget_unused_tables()
         return True
 
@@ -363,27 +394,28 @@ class V1Clients:
             raise SqlError(f"SELECT * FROM * is not supported here, executing: `{texts[0]}`")
         self._note_tables(queries)
         client.queries[query_id] = queries
-        tables: list[Value] = []
+        every: list[V1Part] = []
         for query in queries:
             held = client.registered.get(query.key)
+            is_new = held is None
             if held is None:
                 held = client.registered[query.key] = _Held(client.next_number())
-                parts = link.subscriptions.subscribe(client.number, held.set_id, [query])
-            else:
-                parts = []
-                if is_single:  # its rows come with a new registration
-                    link.subscriptions.unsubscribe(client.number, held.set_id, False)
-                    parts = link.subscriptions.subscribe(client.number, held.set_id, [query])
+            elif is_single:  # its rows come with a new registration
+                link.subscriptions.unsubscribe(client.number, held.set_id, False)
+                is_new = True
+            if is_new:
+                found = link.subscriptions.begin(client.number, held.set_id, [query], link.snapshot)
+                every += self._parts(client, found)
             held.count += 1
+
+        def value() -> Value:
             if is_single:
-                tables.append(self._single(client, query, parts, False))
-            else:
-                tables += [self._initial(client, part) for part in parts]
-        if is_single:
-            message = v1.subscribe_applied(request_id, took(), query_id, tables[0])
-        else:
-            message = v1.multi_applied(request_id, took(), query_id, tables)
-        self._tell(client, message, link.position_horizon)
+                table = self._table(client, every, False, queries[0])
+                return v1.subscribe_applied(request_id, took(), query_id, table)
+            tables = [self._table(client, [part], False) for part in every]
+            return v1.multi_applied(request_id, took(), query_id, tables)
+
+        self._answer(client, every, value)
         return True
 
     def _unsubscribe(
@@ -397,26 +429,52 @@ class V1Clients:
         if not link.have_tables(client, {table for query in dropped for table in query.stored_tables}):
             return False
         del client.queries[query_id]
-        tables: list[Value] = []
+        every: list[V1Part] = []
         for query in queries:
             held = client.registered[query.key]
             held.count -= 1
             if not held.count:
                 del client.registered[query.key]
-                parts = link.subscriptions.unsubscribe(client.number, held.set_id, True) or []
-                if is_single:
-                    tables.append(self._single(client, query, parts, True))
-                else:
-                    tables += [self._initial(client, part, True) for part in parts]
-        link.forget_unused_tables()
+                every += self._parts(client, link.subscriptions.end(client.number, held.set_id, link.snapshot))
         if is_single and len(dropped) != 1:
+            link.forget_unused_tables()
             raise SqlError("Internal error")  # as clients of v1 know it
-        if is_single:
-            message = v1.subscribe_applied(request_id, took(), query_id, tables[0], True)
-        else:
-            message = v1.multi_applied(request_id, took(), query_id, tables, True)
-        self._tell(client, message, link.position_horizon)
+
+        def value() -> Value:
+            if is_single:
+                table = self._table(client, every, True, queries[0])
+                return v1.subscribe_applied(request_id, took(), query_id, table, True)
+            tables = [self._table(client, [part], True) for part in every]
+            return v1.multi_applied(request_id, took(), query_id, tables, True)
+
+        self._answer(client, every, value)
+        link.forget_unused_tables()
         return True
+
+    def _parts(self, client: V1Client, parts: Iterable[Part]) -> list[V1Part]:
+        """SingleTableRows of known tables, markers for those that are still to be gathered."""
+        return [
+            Marked(part, self._tables[part.parts[0]], client.is_text) if isinstance(part, LargeRows) else part
+            for part in parts
+        ]
+
+    def _answer(
+        self, client: V1Client, parts: Sequence[V1Part], value: Callable[[], Value], steps: Iterator[None] = _NO_STEPS
+    ) -> None:
+        """Sends a message, at once or, if there are markers or steps, when all is gathered."""
+        marked = [part for part in parts if isinstance(part, Marked)]
+        if not marked and steps is _NO_STEPS:
+            self._tell(client, value(), self._link.position_horizon)
+            return
+
+        def message() -> list[bytes]:
+            out = [client.form.encode(value())]
+            for one in marked:
+                out = one.put_into(out)
+            return out
+
+        everything = chain(steps, *(one.steps for one in marked))
+        answer_later(self._link, client, [one.large for one in marked], everything, message)
 
     def _note_tables(self, queries: Iterable[Query]) -> None:
         """Remembers the tables that updates and rows of these queries name."""
@@ -427,17 +485,31 @@ class V1Clients:
                 if known is None or known.row_type is not table.row_type or known.table_id != table.table_id:
                     self._tables[name] = Table(table.table_id, table.name, table.row_type)
 
-    def _initial(self, client: V1Client, part: bytes, is_end: bool = False) -> Value:
-        """TableUpdate of SingleTableRows: inserts, or at the end of a subscription deletes."""
-        name, rows = v1.split_rows(part)
-        change = (rows, v1.NO_ROWS) if is_end else (v1.NO_ROWS, rows)
-        return v1.table_update(client.form, self._tables[name], [change], False)
+    def _table(self, client: V1Client, parts: Sequence[V1Part], is_end: bool, query: Query | None = None) -> Value:
+        """TableUpdate of SingleTableRows of one table, that of the query; `is_end`: deletes, the subscription ends."""
+        if query is not None:
+            table = self._tables[string(query.plans[0].table.name)]
+        else:
+            (part,) = parts
+            table = self._tables[part.name if isinstance(part, Marked) else v1.split_rows(part)[0]]
+        count, updates = 0, []
+        for part in parts or [string(table.name) + v1.NO_ROWS]:
+            if isinstance(part, Marked):
+                shown, rows = part.table, part.rows
+                count += part.large.count
+            else:
+                shown, rows = table, v1.split_rows(part)[1]
+                count += v1.row_count(rows)
+            deletes, inserts = (rows, v1.NO_ROWS) if is_end else (v1.NO_ROWS, rows)
+            updates.append(client.form.query_update(shown, deletes, inserts, False))
+        return table.table_id, table.name, count, updates
 
-    def _single(self, client: V1Client, query: Query, parts: list[bytes], is_end: bool) -> Value:
-        """The one TableUpdate of a query, also if it has no rows."""
-        changes = [(rows, v1.NO_ROWS) if is_end else (v1.NO_ROWS, rows) for _, rows in map(v1.split_rows, parts)]
-        table = self._tables[string(query.plans[0].table.name)]
-        return v1.table_update(client.form, table, changes or [(v1.NO_ROWS, v1.NO_ROWS)], False)
+
+def _result_of(query: OneOff) -> Table:
+    """The result of a query as a table; it need not have the rows of the table that it is named after."""
+    table, columns = query.plan.table, query.plan.columns if query.explained is None else EXPLAIN_COLUMNS
+    elements = tuple(ProductElement(column.name, column.algebraic_type) for column in columns)
+    return Table(table.table_id, table.name, Product(elements))
 
 
 def _doubled(text: str, name: str, outcome: int) -> str:

@@ -330,6 +330,13 @@ def subscribe_applied_head(request_id: int, query_set_id: int, count: int) -> by
     return _TAG_3U32.pack(1, request_id, query_set_id, count)
 
 
+def unsubscribe_applied_head(request_id: int, query_set_id: int, tables: Sequence[object] | None) -> bytes:
+    """An UnsubscribeApplied up to its tables; None as in `unsubscribe_applied`."""
+    if tables is None:
+        return unsubscribe_applied(request_id, query_set_id, None)
+    return _TAG_2U32_TAG.pack(2, request_id, query_set_id, 0) + len(tables).to_bytes(4, "little")
+
+
 def unsubscribe_applied(request_id: int, query_set_id: int, tables: Sequence[bytes] | None) -> bytes:
     """`tables`: the dropped rows as in `subscribe_applied`, None if the client did not ask for them."""
     if tables is None:

@@ -69,6 +69,11 @@ class LargeRows:
         return self._batches is None
 
     @property
+    def count(self) -> int:
+        """Rows gathered so far."""
+        return self._count
+
+    @property
     def size(self) -> int:
         """Bytes of the parts so far."""
         return sum(map(len, self.parts))
@@ -111,8 +116,8 @@ class LargeTables:
     def __init__(self, tables: Mapping[int, ChangedTable], source: RowSource) -> None:
         self._tables = tables
         self._source = source
-        self._gathering: dict[Query, tuple[int, list[LargeRows]]] = {}
-        """With the version of the table: what is being gathered, for clients that make the same query meanwhile."""
+        self._gathering: dict[Query, tuple[ChangedTable, int, list[LargeRows]]] = {}
+        """With the table and its version: what is being gathered, for clients that make the same query meanwhile."""
         self._searches: dict[tuple[int, int], int] = {}
         """How often a table (id) was searched for a value of a column by queries that are answered once."""
 
@@ -122,20 +127,20 @@ class LargeTables:
             return None
         table_id = query.table_ids[0]
         entry = self._tables[table_id]
-        for other, (_, parts) in list(self._gathering.items()):
+        for other, (_, _, parts) in list(self._gathering.items()):
             if all(part.is_done or not part.users for part in parts):
                 del self._gathering[other]
         found = self._gathering.get(query)
-        if found is None or found[0] != entry.version:
+        if found is None or found[0] is not entry or found[1] != entry.version:
             parts = []
             for fragment in query.fragments:
                 assert isinstance(fragment, SingleFragment)
                 row_size = fragment.plan.table.layout.row_size
                 parts.append(LargeRows(fragment.name, snapshot_of(table_id), fragment.select, row_size))
-            found = self._gathering[query] = entry.version, parts
-        for part in found[1]:
+            found = self._gathering[query] = entry, entry.version, parts
+        for part in found[2]:
             part.users += 1
-        return list(found[1])
+        return list(found[2])
 
     def _is_scan(self, query: Query) -> bool:
         for fragment in query.fragments:

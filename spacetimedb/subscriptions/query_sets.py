@@ -287,6 +287,17 @@ class Subscriptions:
         """Drops a set; its rows as ``subscribe`` gives them if asked for. Raises QuerySetUnknown."""
         queries = self._set(client, query_set_id)
         rows = [part for query in queries for part in self._rows(query)] if send_dropped else None
+        self._drop_set(client, query_set_id, queries)
+        return rows
+
+    def end(self, client: int, query_set_id: int, snapshot_of: SnapshotOf) -> list[bytes | LargeRows]:
+        """Drops a set and gives its rows as ``begin`` does. Raises QuerySetUnknown."""
+        queries = self._set(client, query_set_id)
+        rows = [part for query in queries for part in self._large.rows(query, snapshot_of) or self._rows(query)]
+        self._drop_set(client, query_set_id, queries)
+        return rows
+
+    def _drop_set(self, client: int, query_set_id: int, queries: tuple[Query, ...]) -> None:
         audience = self._clients[client]
         if audience.is_shared:
             sets = {number: those for number, those in audience.sets.items() if number != query_set_id}
@@ -302,7 +313,6 @@ class Subscriptions:
                     self._stop_unused(query)
             if not audience.sets:
                 del self._clients[client]
-        return rows
 
     def drop_client(self, client: int) -> None:
         """Drops all sets of a client, if it has any. O(its queries), O(1) while others have the same sets."""
