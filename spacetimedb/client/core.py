@@ -421,7 +421,7 @@ class Core:
         self._tell(TRANSACTION, self._apply(message.changes))
 
     def _reducer_answer(self, message: updates.ReducerAnswer) -> None:
-        pending = self._calls.pop(message.request_id, None)
+        pending = self._calls.get(message.request_id)
         if message.changes:
             happened = self._apply(message.changes)
             if happened:
@@ -431,6 +431,7 @@ class Core:
                 self._tell(event, happened)
         if pending is None:
             return
+        del self._calls[message.request_id]  # only now: if a callback raises, whoever waits must still hear of the end
         if message.outcome == updates.ERROR:
             pending.settle(None, ReducerError(message.error))
         elif message.outcome == updates.INTERNAL:
