@@ -39,6 +39,7 @@ from spacetimedb.types.algebraic import Product, ProductElement, product_to_json
 from spacetimedb.types.json_arguments import ArgumentError
 from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import ConnectionId, Identity
+from spacetimedb.workers.backup_requests import BackupRequests
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.handlers import run_handler
 from spacetimedb.workers.large_answers import indexes_built, select
@@ -90,7 +91,7 @@ class ControlRefused(Exception):
         self.text = text
 
 
-class ReaderBackend:
+class ReaderBackend(BackupRequests):
     """See `http.backend.Backend` for what each method promises."""
 
     def __init__(self, reader: Reader) -> None:
@@ -459,7 +460,6 @@ def dashboard_pages() -> dict[str, tuple[str, bytes]]:
     return pages
 
 
-def _gone(link: DatabaseLink) -> BackendError:
 async def _durable(link: DatabaseLink, horizon: int) -> None:
     """Waits until so many transactions are durable. Raises BackendError."""
     try:
@@ -468,6 +468,7 @@ async def _durable(link: DatabaseLink, horizon: int) -> None:
         raise _gone(link) from None
 
 
+def _gone(link: DatabaseLink) -> BackendError:
     """The database stopped while a request ran."""
     why = link.down_reason or "the database stopped"
     return BackendError(503, f"{why} while the request ran; it may have been executed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from collections import defaultdict, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,8 +24,10 @@ from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.migration_text import plan_text
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
+from spacetimedb.workers.backups import Backups
+from spacetimedb.workers.control_error import ControlError
 from spacetimedb.workers.messages import DatabaseDown, Load, Loaded, Reply, Request
-from spacetimedb.workers.processes import DatabaseFailed
+from spacetimedb.workers.processes import DatabaseFailed, DatabaseProcesses
 from spacetimedb.workers.snapshots import SnapshotError
 
 if TYPE_CHECKING:
@@ -41,15 +44,6 @@ LOAD_POINTS: Final = 600
 _pack: Final = msgspec.msgpack.encode
 
 
-class ControlError(Exception):
-    """A refusal that the client may read."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
 class ControlPlane:
     """Methods named `do_...` answer requests; they return a value or raise ControlError, NameClaimed, NameTaken."""
 
@@ -57,6 +51,7 @@ class ControlPlane:
         self._supervisor = supervisor
         self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
         self._loading = trio.CapacityLimiter(MAX_LOADING)
+        self._backups = Backups(supervisor, self)
         self.broken: dict[bytes, str] = {}
         """Databases that could not be opened, with the reason."""
         self._load_test: deque[bytes] = deque(maxlen=LOAD_POINTS)
@@ -87,7 +82,7 @@ class ControlPlane:
         store = self._supervisor.store
         identity = store.resolve(name)
         if identity is None:
-            identity = new_identity()
+            identity = self.new_identity()
             store.add_name(name, identity, owner)
             await self._supervisor.tell_directory()
         return identity
@@ -133,7 +128,7 @@ class ControlPlane:
         token: bytes | None,
     ) -> dict[str, Any]:
         """Creates, updates or resets a database. Returns its identity and whether it is new."""
-        identity = identity or new_identity()
+        identity = identity or self.new_identity()
         async with self._locks[identity]:
             row = self._supervisor.store.database(identity)
             if row is None:
@@ -174,6 +169,22 @@ class ControlPlane:
             raise ControlError(500, f"No snapshot was taken: {error}") from None
         return {"next_offset": taken.next_offset, "rows": taken.rows, "bytes": taken.bytes, "seconds": taken.seconds}
 
+    async def do_backup(self, identity: bytes) -> dict[str, Any]:
+        """See `Backups.backup`; so the next four."""
+        return await self._backups.backup(identity)
+
+    async def do_begin_restore(self, caller: bytes, name: str, overwrite: bool, keep_owner: bool) -> str:
+        return self._backups.begin(caller, name, overwrite, keep_owner)
+
+    async def do_upload_path(self, caller: bytes, upload: str) -> str:
+        return self._backups.path(caller, upload)
+
+    async def do_abandon_restore(self, caller: bytes, upload: str) -> None:
+        self._backups.abandon(caller, upload)
+
+    async def do_restore(self, caller: bytes, upload: str) -> dict[str, Any]:
+        return await self._backups.restore(caller, upload)
+
     async def do_pre_publish(self, identity: bytes, program: bytes, colour: bool) -> dict[str, Any]:
         """What publishing the program would do to the database."""
         row = self._supervisor.store.database(identity)
@@ -196,23 +207,31 @@ class ControlPlane:
             "major_version_upgrade": migration.is_major_version_upgrade,
         }
 
-    async def do_why_down(self, identity: bytes) -> str | None:
-        """Why a database does not serve, None if it should."""
-        database = self._supervisor.databases.get(identity)
-        return self.broken.get(identity) if database is None else database.problem
-
-    # -- the inside
-
-    async def _load(self, program: bytes) -> tuple[ModuleDef, list[str]]:
-        """The validated definition of a program, and the libraries beside Python's own that it imports. Raises
-        ControlError with what its author needs to know."""
-        async with self._loading:
     async def do_replace_process(self, identity: bytes) -> None:
         """A reader cannot understand what the database's process publishes."""
         database = self._supervisor.databases.get(identity)
         if database is not None:
             database.replace_process()
 
+    async def do_why_down(self, identity: bytes) -> str | None:
+        """Why a database does not serve, None if it should."""
+        database = self._supervisor.databases.get(identity)
+        return self.broken.get(identity) if database is None else database.problem
+
+    # -- for backups too
+
+    def lock(self, identity: bytes) -> trio.Lock:
+        """Held by the request that changes the database."""
+        return self._locks[identity]
+
+    def new_identity(self) -> bytes:
+        """An identity that nobody has."""
+        return bytes(derive_identity("localhost", str(uuid.uuid4())))
+
+    async def _load(self, program: bytes) -> tuple[ModuleDef, list[str]]:
+        """The validated definition of a program, and the libraries beside Python's own that it imports. Raises
+        ControlError with what its author needs to know."""
+        async with self._loading:
             answer = await self._answer_of_loader(program)
         try:
             result = msgspec.msgpack.decode(answer, type=Loaded)
@@ -262,14 +281,20 @@ class ControlPlane:
         program_hash = keccak256(program)
         replica = supervisor.store.new_replica()
         database = supervisor.new_database(identity, owner, replica)
-        database.initial_program = program_hash
-        database.program, database.program_hash = program, program_hash
+        row = DatabaseRow(identity, owner, replica, program, program_hash, program_hash)
+        await self.put_in_place(database, row, create=True)
+
+    async def put_in_place(self, database: DatabaseProcesses, row: DatabaseRow, create: bool) -> None:
+        """Starts a database that takes the place of the one with its identity, if there is one. Raises ControlError."""
+        supervisor, identity = self._supervisor, row.identity
+        database.initial_program = row.initial_program
+        database.program, database.program_hash = row.program, row.program_hash
         try:
-            await database.start(True, program, program_hash, announce=False)
+            await database.start(create, row.program, row.program_hash, announce=False)
         except DatabaseFailed as error:
             raise ControlError(500, str(error)) from None
         try:
-            supervisor.store.put_database(DatabaseRow(identity, owner, replica, program, program_hash, program_hash))
+            supervisor.store.put_database(row)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await database.stop()
@@ -310,13 +335,6 @@ class ControlPlane:
 
 async def _kill(process: trio.Process) -> None:
     process.kill()
-
-
-def new_identity() -> bytes:
-    """An identity that nobody has."""
-    import uuid
-
-    return bytes(derive_identity("localhost", str(uuid.uuid4())))
 
 
 def migration_token(identity: bytes, old_hash: bytes, new_hash: bytes) -> bytes:

@@ -184,6 +184,37 @@ class Loaded(msgspec.Struct):
     not_durable: list[str] = []
 
 
+# supervisor -> restorer
+
+
+class RestorerSetup(_Message):
+    """Make the directory of database `identity` from a backup; `owner` None: it keeps the one in the backup."""
+
+    backup: str
+    directory: str
+    identity: bytes
+    owner: bytes | None
+
+
+# restorer -> supervisor
+
+
+class RestoreDone(_Message):
+    """The directory is made."""
+
+    next_offset: int
+    rows: int
+    owner: bytes
+    program: bytes
+    program_hash: bytes
+
+
+class RestoreFailed(_Message):
+    """It is not; the text is for whoever brought the backup."""
+
+    text: str
+
+
 # supervisor -> log keeper
 
 
@@ -302,5 +333,6 @@ FromActor = ActorReady | ActorFailed | SlowReader | RowCounts
 ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
 FromLogKeeper = LogKeeperReady | LogKeeperFailed | LogKeeperDone
 FromSnapshotter = SnapshotDone | SnapshotFailed
+FromRestorer = RestoreDone | RestoreFailed
 ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Directory | Reply | Stop
 FromReader = Request

@@ -96,6 +96,13 @@ class Server:
         finally:
             self.close()
 
+    def open(self, path: str) -> http.client.HTTPResponse:
+        """The answer to a GET, its body still to be read. ClickException if the server refuses."""
+        response = self._send("GET", path, None, None, None, True)
+        if not 200 <= response.status < 300:
+            raise refused(Answer(response.status, {}, response.read()), f"{self.url}{path}")
+        return response
+
     def _send(
         self,
         method: str,

@@ -131,6 +131,24 @@ class SqlOutcome(msgspec.Struct, frozen=True):
     rows_updated: int = 0
 
 
+class BackupFile(msgspec.Struct):
+    """A backup that is ready: what is in it, its length, and its bytes (to be closed by whoever takes it)."""
+
+    transactions: int
+    rows: int
+    length: int
+    content: AsyncIterator[bytes]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """A database that came from a backup."""
+
+    identity: Identity
+    owner: Identity
+    transactions: int
+    rows: int
+
+
 class HandlerRequest(msgspec.Struct, frozen=True):
     """A request for a module's own HTTP handler; `path` is what follows `/route`, decoded; `uri` is absolute."""
 
@@ -195,6 +213,32 @@ class Backend(Protocol):
 
     async def snapshot(self, database: DatabaseInfo) -> dict[str, float]:
         """Takes a snapshot now: `next_offset`, `rows`, `bytes`, `seconds`. Raises BackendError."""
+        ...
+
+    async def backup(self, database: DatabaseInfo) -> BackupFile:
+        """Everything that is durable now. Raises BackendError."""
+        ...
+
+    async def begin_restore(self, caller: Claims, name: str, overwrite: bool, keep_owner: bool) -> str:
+        """A new upload for a database of that name. Raises BackendError 400, 403, 409."""
+        ...
+
+    async def restore_piece(self, caller: Claims, upload: str, offset: int, data: bytes) -> int:
+        """Adds a piece of the backup; how long it is now. Raises BackendError 404, 409, 507."""
+        ...
+
+    async def restore(self, caller: Claims, upload: str) -> Restored:
+        """Makes the database; the upload is gone afterwards. Raises BackendError, NameDenied."""
+        ...
+
+    async def abandon_restore(self, caller: Claims, upload: str) -> None:
+        """Forgets the upload. Raises BackendError 404."""
+        ...
+
+    async def import_rows(
+        self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, table: str, rows: bytes
+    ) -> int:
+        """Inserts rows given as BSATN in one transaction; how many were new. Raises BackendError 400."""
         ...
 
     async def energy(self, identity: Identity, credit: int) -> int:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from . import backup_routes as backup
 from . import dashboard_routes as dashboard
 from . import database_routes as db
 from . import publish_routes as publishing
@@ -121,6 +122,16 @@ _ROUTES: Final = (
     _database("/lock", {"POST": db.lock}),
     _database("/unlock", {"POST": db.unlock}),
     _database("/snapshot", {"POST": db.snapshot}),
+    _database("/backup", {"GET": backup.backup}),
+    _database("/import/:table", {"POST": backup.import_rows}, limit=backup.PIECE_LIMIT),
+    _route("/v1/restore", {"POST": backup.begin_restore}, Auth.ANONYMOUS),
+    _route(
+        "/v1/restore/:upload",
+        {"PUT": backup.restore_piece, "POST": backup.restore, "DELETE": backup.abandon_restore},
+        Auth.ANONYMOUS,
+        False,
+        backup.PIECE_LIMIT,
+    ),
     _dashboard("", {"GET": dashboard.overview}),
     _dashboard("/token", {"POST": dashboard.token}),
     _dashboard("/metrics", {"GET": dashboard.metrics}),

@@ -25,7 +25,7 @@ from spacetimedb.log.segments import (
     mark_path,
     open_walk,
     read_commits,
-    segment_path,
+    start_segment,
     unpack_segment,
 )
 from spacetimedb.log.snapshot import SnapshotDamaged, list_snapshots, read_snapshot, snapshot_directory
@@ -148,7 +148,7 @@ def repair(directory: Path, files: FileSystem = OPERATING_SYSTEM) -> list[str]:
         elif newest:
             for _, path in segments:
                 aside.move_segment(path)
-            _start_segment(files, directory, newest)
+            start_segment(files, directory, newest)
             aside.done.append(f"the log starts anew behind the snapshot of {newest} transactions")
             end = newest
         else:
@@ -196,12 +196,3 @@ def _cut_behind(files: FileSystem, directory: Path, start: int, aside: _Aside) -
             elif path == error.file:
                 aside.cut(path, error.position)
         aside.remove_mark(list_segments(files, directory)[-1][1])
-
-
-def _start_segment(files: FileSystem, directory: Path, offset: int) -> None:
-    fd = files.open(segment_path(directory, offset))
-    try:
-        write_all(files, fd, 0, SEGMENT_HEADER)
-        files.sync_data(fd)
-    finally:
-        files.close(fd)

@@ -47,7 +47,7 @@ from struct import Struct, unpack_from
 import msgspec
 from crc32c import crc32c
 
-from spacetimedb.log.files import FileSystem
+from spacetimedb.log.files import FileSystem, write_all
 
 MAGIC = b"(ds)^2"
 VERSION = 1
@@ -353,6 +353,16 @@ def read_commits(files: FileSystem, directory: Path, start: int = 0) -> Iterator
     if expected < start:
         path = segments[-1][1] if segments else directory
         raise LogDamaged(path, 0, expected, f"the log ends at offset {expected}, but {start} transactions were durable")
+
+
+def start_segment(files: FileSystem, directory: Path, offset: int) -> None:
+    """Makes an empty segment; its directory entry is not synced. Raises OSError."""
+    fd = files.open(segment_path(directory, offset))
+    try:
+        write_all(files, fd, 0, SEGMENT_HEADER)
+        files.sync_data(fd)
+    finally:
+        files.close(fd)
 
 
 def prune_segments(files: FileSystem, directory: Path, before: int) -> int:

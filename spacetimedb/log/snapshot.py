@@ -122,7 +122,14 @@ def list_snapshots(files: FileSystem, directory: Path) -> list[tuple[int, Path]]
 
 def read_snapshot(files: FileSystem, path: Path) -> Snapshot:
     """Reads and verifies a snapshot. Raises SnapshotDamaged, OSError."""
-    data = files.read(path)
+    snapshot = parse_snapshot(path, files.read(path))
+    if path.name != snapshot_path(path.parent, snapshot.next_offset).name:
+        raise SnapshotDamaged(path, f"holds {snapshot.next_offset} transactions, its name says otherwise")
+    return snapshot
+
+
+def parse_snapshot(path: Path, data: bytes) -> Snapshot:
+    """Verifies the content of a snapshot in a file of any name. Raises SnapshotDamaged."""
     if len(data) < HEADER.size + HASH_BYTES:
         raise SnapshotDamaged(path, f"is cut short, {len(data)} bytes")
     if blake3(memoryview(data)[:-HASH_BYTES]).digest() != data[-HASH_BYTES:]:
@@ -130,10 +137,7 @@ def read_snapshot(files: FileSystem, path: Path) -> Snapshot:
     magic, version = HEADER.unpack_from(data)[:2]
     if magic != MAGIC or version != VERSION:
         raise SnapshotDamaged(path, f"is not a snapshot of version {VERSION}")
-    snapshot = Snapshot(path, data)
-    if path.name != snapshot_path(path.parent, snapshot.next_offset).name:
-        raise SnapshotDamaged(path, f"holds {snapshot.next_offset} transactions, its name says otherwise")
-    return snapshot
+    return Snapshot(path, data)
 
 
 class _Output:

@@ -11,6 +11,7 @@ import msgspec
 from spacetimedb.auth.tokens import Claims
 from spacetimedb.http.backend import (
     BackendError,
+    BackupFile,
     CallKind,
     CallOutcome,
     DatabaseInfo,
@@ -21,6 +22,7 @@ from spacetimedb.http.backend import (
     NameInUse,
     Published,
     PublishRequest,
+    Restored,
     SqlOutcome,
 )
 from spacetimedb.types.special import ConnectionId, Identity
@@ -117,6 +119,33 @@ class FakeBackend:
 
     async def snapshot(self, database: DatabaseInfo) -> dict[str, float]:
         return {"next_offset": 7, "rows": 3, "bytes": 100, "seconds": 0.5}
+
+    async def backup(self, database: DatabaseInfo) -> BackupFile:
+        async def content() -> AsyncIterator[bytes]:
+            yield b"back"
+            yield b"up"
+
+        return BackupFile(7, 3, 6, content())
+
+    async def begin_restore(self, caller: Claims, name: str, overwrite: bool, keep_owner: bool) -> str:
+        self.calls.append(("begin_restore", name, overwrite, keep_owner))
+        return "u1"
+
+    async def restore_piece(self, caller: Claims, upload: str, offset: int, data: bytes) -> int:
+        self.calls.append(("restore_piece", upload, offset, data))
+        return offset + len(data)
+
+    async def restore(self, caller: Claims, upload: str) -> Restored:
+        return Restored(Identity(bytes(32)), caller.identity, 7, 3)
+
+    async def abandon_restore(self, caller: Claims, upload: str) -> None:
+        self.calls.append(("abandon_restore", upload))
+
+    async def import_rows(
+        self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, table: str, rows: bytes
+    ) -> int:
+        self.calls.append(("import_rows", table, rows))
+        return 1
 
     async def energy(self, identity: Identity, credit: int) -> int:
         self.balances[identity] = self.balances.get(identity, 0) + credit
