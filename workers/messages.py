@@ -105,6 +105,8 @@ class ActorReady(_Message):
     """Names of the tables whose rows are in memory only."""
     libraries: list[str] = []
     """Libraries beside Python's own that the process has loaded; it can load no more."""
+    recovered_program: bytes | None = None
+    """The program that the log has, if it is another than the supervisor knows: an update whose end it did not see."""
 
 
 class ActorFailed(_Message):

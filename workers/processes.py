@@ -157,11 +157,13 @@ class DatabaseProcesses:
         heartbeats: Heartbeats | None = None,
         confinement: Confinement = Confinement(is_wanted=False),
         may_send_http: bool = True,
+        keep_program: Callable[[bytes, bytes], None] = lambda program, program_hash: None,
     ) -> None:
         self.snapshots = snapshots
         self._heartbeats = heartbeats or Heartbeats()
         self._confinement = confinement
         self._may_send_http = may_send_http
+        self._keep_program = keep_program
         self._history = History()
         self._libraries: set[str] = set()
         self._last_words: LastWords | None = None
@@ -228,6 +230,9 @@ class DatabaseProcesses:
             self._starting = True
             try:
                 self.ready = await self._start(create, program, program_hash)
+                if self.ready.recovered_program is not None:
+                    self.program, self.program_hash = self.ready.recovered_program, self.ready.program_hash
+                    self._keep_program(self.program, self.program_hash)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await self._end_at_once()

@@ -208,6 +208,7 @@ class Supervisor:
             self.heartbeats,
             self.confinement,
             self.options.outbound_http,
+            lambda program, program_hash: self.store.set_program(identity, program, program_hash),
         )
 
     def adopt(self, database: DatabaseProcesses) -> None:

@@ -123,10 +123,13 @@ class TransactionActor:
         words_[words.ACTOR_PID] = os.getpid()
         words_[words.ACTOR_STATE] = words.RECOVERING
         state = None
+        program = setup.program
         if not setup.create:
             assert setup.log_directory is not None
             state = read_state(Path(setup.log_directory))
-        load_libraries({*setup.libraries, *libraries_of(setup.program if state is None else program_of(state))})
+            program = program_of(state)
+        self._recovered_program = program if program != setup.program else None
+        load_libraries({*setup.libraries, *libraries_of(program)})
         own = fds[3 + 2 * BELL_FDS :]
         if setup.has_outbound:
             self._outbound.use(own[1])
@@ -154,6 +157,7 @@ class TransactionActor:
     def ready(self) -> ActorReady:
         """What the supervisor tells the readers."""
         database = self.database
+        recovered, self._recovered_program = self._recovered_program, None
         return ActorReady(
             database.raw_definition,
             database.table_ids,
@@ -162,6 +166,7 @@ class TransactionActor:
             database.generation,
             database.module.not_durable,
             [name for name in sorted(ON_DEMAND) if name in sys.modules],
+            recovered,
         )
 
     # -- the heartbeat
