@@ -212,10 +212,10 @@ def _of_module(module: Module) -> Schema:
                 is_public=table.is_public,
             )
         )
+    keys = {table.row: table.primary_key for table in module.tables}
     for view in module.views:
-        schema.add_table(
-            TableType(view.name, view.shape, key=view.function, primary_key=view.primary_key, is_view=True)
-        )
+        key = keys.get(view.row) if view.form == "query" else view.primary_key  # a query's rows are a table's
+        schema.add_table(TableType(view.name, view.shape, key=view.function, primary_key=key, is_view=True))
     for reducer in module.reducers:
         is_private = reducer.is_private or reducer.lifecycle is not None
         function = FunctionType("reducer", reducer.name, reducer.params, is_private=is_private)

@@ -98,6 +98,33 @@ def listen(conn: Any, events: list[Any]) -> None:
             cache.on_update(update)
 
 
+async def play(
+    session: Session, conn: Any, events: list[Any], handles: dict[str, Any], kind: str, name: str, what: list[Any]
+) -> None:
+    """One step."""
+    if kind == "subscribe":
+        handle = handles[name] = conn.subscribe_nowait(
+            *what[0],
+            on_applied=lambda: events.append(["applied", name]),
+            on_error=lambda error: events.append(["refused", name]),
+        )
+        await session.until(lambda: handle.applied.done)
+        events.append(["subscribed", name])
+    elif kind == "unsubscribe":
+        pending = conn.unsubscribe_nowait(handles[name])
+        pending.then = lambda _: events.append(["ended", name])
+        await session.until(lambda: pending.done)
+    else:
+        try:
+            await conn.call(name, **what[0])
+        except ReducerError as error:
+            events.append(["failed", name, "SenderError", str(error)])
+        except InternalError as error:
+            events.append(["failed", name, "InternalError", str(error)])
+        else:
+            events.append(["returned", name])
+
+
 @pytest.mark.parametrize("face", FACES)
 def test_same_events_as_the_official_client(
     server: ServerProcess, database: str, expected: list[Any], face: str
@@ -109,27 +136,7 @@ def test_same_events_as_the_official_client(
         async with session.connect() as conn:
             listen(conn, events)
             for kind, name, *what in steps_for(face):
-                if kind == "subscribe":
-                    handles[name] = conn.subscribe_nowait(
-                        *what[0],
-                        on_applied=lambda name=name: events.append(["applied", name]),
-                        on_error=lambda error, name=name: events.append(["refused", name]),
-                    )
-                    await session.until(lambda name=name: handles[name].applied.done)
-                    events.append(["subscribed", name])
-                elif kind == "unsubscribe":
-                    pending = conn.unsubscribe_nowait(handles[name])
-                    pending.then = lambda _, name=name: events.append(["ended", name])
-                    await session.until(lambda pending=pending: pending.done)
-                else:
-                    try:
-                        await conn.call(name, **what[0])
-                    except ReducerError as error:
-                        events.append(["failed", name, "SenderError", str(error)])
-                    except InternalError as error:
-                        events.append(["failed", name, "InternalError", str(error)])
-                    else:
-                        events.append(["returned", name])
+                await play(session, conn, events, handles, kind, name, what)
             assert isinstance(handles["bad"].error, SubscriptionError)
 
     run(face, server.ws_url, database, scenario)
