@@ -183,3 +183,54 @@ def test_refused_at_execution(server: ServerProcess) -> None:
     )
     server.call("mig-refused", "add", "Ann")
     assert len(server.sql("mig-refused", "SELECT * FROM person")) == 3
+
+
+PLACE = """
+@m.table(public=True)
+class Place(Row):
+    id: Pk[u64]
+    person: u64
+    chunk: u32
+
+@m.reducer
+def put(ctx: ReducerContext, id: u64, person: u64, chunk: u32) -> None:
+    ctx.db[Place].id.upsert(Place(id=id, person=person, chunk=chunk))
+"""
+INDEXED = PLACE.replace("person: u64\n    chunk: u32\n\n", "person: Index[u64]\n    chunk: Index[u32]\n\n")
+JOIN = "SELECT person.* FROM place JOIN person ON place.person = person.id WHERE place.chunk = 1"
+BACK = "SELECT place.* FROM person JOIN place ON person.id = place.person WHERE person.name = 'Ann'"
+TWO = "SELECT * FROM place WHERE person = 1 AND chunk = 1"
+
+
+def test_indexes_come_and_go_under_live_queries(server: ServerProcess) -> None:
+    """What live queries give does not change; new ones, and plans, are those of the program that runs."""
+    publish(server, "mig-index", HEAD + PERSON + INDEXED)
+    server.call("mig-index", "add", "Ann")
+
+    async def run() -> None:
+        async with open_session(server.base_url, "mig-index") as session:
+            await subscribe(session, JOIN, BACK, TWO, "SELECT * FROM place")
+            for number, program in enumerate((INDEXED, PLACE, INDEXED, PLACE)):
+                is_indexed = program == INDEXED
+                await trio.to_thread.run_sync(publish, server, "mig-index", HEAD + PERSON + program)
+                # The person comes and goes with the chunk of its place.
+                for chunk, changes in ((1, True), (2, True), (3, False)):
+                    await trio.to_thread.run_sync(server.call, "mig-index", "put", 7, 1, chunk)
+                    found = await next_update(session)
+                    assert (b"Ann" in rows_in(found)) == changes
+                    blocks = [len(table.rows) for those in found.query_sets for table in those.tables]
+                    # Place: both queries of places and, while the chunk is 1 or was, the one over two columns.
+                    assert sum(blocks) == (4 if changes else 2)
+                plan = await trio.to_thread.run_sync(server.sql, "mig-index", f"EXPLAIN {TWO}")
+                assert plan[0][0] == ("look up" if is_indexed else "scan")
+                await session.send(v2.subscribe(session.next_request(), 100 + number, [BACK]))
+                with trio.fail_after(SECONDS):
+                    (answer,) = await session.receive()
+                assert isinstance(answer, v2.SubscribeApplied if is_indexed else v2.SubscriptionError)
+                if isinstance(answer, v2.SubscribeApplied):
+                    await session.send(v2.unsubscribe(session.next_request(), 100 + number))
+                    await session.receive()
+                else:
+                    assert "Subscriptions require indexes on join columns" in answer.error
+
+    trio.run(run)

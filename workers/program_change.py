@@ -1,7 +1,8 @@
 """A reader's switch to another program of a database, at its place in the commit ring.
 
 Clients stay, and so do their subscriptions: ids of tables change only when all clients are disconnected. Queries over
-a table whose columns have grown are compiled anew, because rows with new variants cannot be read with the old types.
+a table whose columns have grown are compiled anew, because rows with new variants cannot be read with the old types;
+those over one table with other indexes too, to be looked up by these.
 """
 
 from __future__ import annotations
@@ -49,25 +50,26 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
         rows.row_size_is_fixed = table_id in new.fixed_size_tables
     link.subscriptions.forget_plans()
     link.v1.follow_catalog(link.catalog.for_caller(link.owner))
-    grown = {
-        new.table_ids[table.name]
+    before = old.definition.tables_by_name
+    same = {
+        new.table_ids[table.name]: (before[table.name], table)
         for table in new.definition.all_tables
-        if table.name in old.definition.tables_by_name
-        and old.table_ids[table.name] == new.table_ids[table.name]
-        and old.definition.tables_by_name[table.name].row_type != table.row_type
+        if table.name in before and old.table_ids[table.name] == new.table_ids[table.name]
     }
-    if not grown.isdisjoint(link.subscriptions.tables):
-        _compile_anew(link, grown)
+    grown = {number for number, (was, table) in same.items() if was.row_type != table.row_type}
+    reindexed = {number for number, (was, table) in same.items() if was.indexes != table.indexes}
+    if not (grown | reindexed).isdisjoint(link.subscriptions.tables):
+        _compile_anew(link, grown, reindexed)
 
 
-def _compile_anew(link: DatabaseLink, grown: Collection[int]) -> None:
+def _compile_anew(link: DatabaseLink, grown: Collection[int], reindexed: Collection[int]) -> None:
     """Gives the live queries that read these tables new code; clients do not notice."""
 
     def catalog_of(is_owner: bool, caller: Identity | None) -> tuple[Catalog, Identity]:
         identity = link.owner if is_owner else caller or NOBODY
         return link.views.catalog(link.catalog.for_caller(identity), identity), identity
 
-    for number in link.subscriptions.compile_anew(grown, catalog_of):
+    for number in link.subscriptions.compile_anew(grown, reindexed, catalog_of):
         client = link.clients.get(number) or link.v1.clients.get(number)
         if client is not None:  # what it reads was made private by the same program
             close_clients(link, [client])

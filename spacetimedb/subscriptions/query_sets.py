@@ -169,16 +169,25 @@ class Subscriptions:
         self._queries.clear()
 
     def compile_anew(
-        self, tables: Collection[int], catalog_of: Callable[[bool, Identity | None], tuple[Catalog, Identity]]
+        self,
+        tables: Collection[int],
+        reindexed: Collection[int],
+        catalog_of: Callable[[bool, Identity | None], tuple[Catalog, Identity]],
     ) -> set[int]:
         """Columns of these tables have grown: live queries over them read rows by the new types from now on.
+        Queries over one table that has other indexes now are looked up by the new ones, if they may still be made.
 
         `catalog_of(is_owner, caller)` gives the catalog, and an identity, for queries of that role; caller None means
         that it does not matter. Returns the clients of queries that their callers may not make any more: to be dropped.
         """
         audiences = dict.fromkeys(self._clients.values())
         queries = {q: None for audience in audiences for those in audience.sets.values() for q in those}
-        concerned = [query for query in queries if not set(tables).isdisjoint(query.table_ids)]
+        grown = {query for query in queries if not set(tables).isdisjoint(query.table_ids)}
+        concerned = [
+            query
+            for query in queries
+            if query in grown or (len(query.table_ids) == 1 and query.table_ids[0] in reindexed)
+        ]
         for query in concerned:
             self._stop(query)
         lost: set[int] = set()
@@ -187,7 +196,11 @@ class Subscriptions:
             try:
                 plan = plan_subscription(query.text, catalog, caller)
             except SqlError:
-                lost.update(*(audience.clients for audience in query.audiences))
+                if query in grown:
+                    lost.update(*(audience.clients for audience in query.audiences))
+                else:  # it goes on for those who have it, and for nobody else
+                    self._start(query)
+                    del self._queries[query.key]
                 continue
             query.plans = plan.fragments
             query.is_outdated = False

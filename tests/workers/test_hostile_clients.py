@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,17 @@ from typing import Any
 import pytest
 from server_process import RequestFailed, ServerProcess
 from session_client import SessionClient
+from sql.test_hostile_text import REPEATED
+from sql.test_sql_vectors import CASES, query_text
 
 from spacetimedb.protocol import v2_client as v2
+from spacetimedb.sql.parser import MAX_QUERY_BYTES
 
+BATCH = 500
+LONG_QUERY = 2000
+"""Characters from which on a query of the vectors is one that tests a limit."""
+LONGEST_SECONDS = 15.0
+"""For one text in two ways, on a machine that does other things as well."""
 NAME = "hostile"
 V3 = "v3.bsatn.spacetimedb"
 
@@ -125,6 +134,43 @@ def test_queries(client: SessionClient, hostile: ServerProcess, text: str) -> No
     client.send(v2.subscribe(2, 5, [text]))
     assert isinstance(client.receive(), v2.SubscribeApplied | v2.SubscriptionError)
     assert status(hostile, "sql", text) in (200, 400)
+
+
+PREFIXES = sorted(
+    {text[:end] for case in CASES if len(text := query_text(case)) < LONG_QUERY for end in range(len(text) + 1)}
+)
+
+
+def test_every_prefix_of_every_query(client: SessionClient) -> None:
+    """Whatever stands where a query was cut off: each is answered, in order."""
+    for at in range(0, len(PREFIXES), BATCH):
+        batch = PREFIXES[at : at + BATCH]
+        for number, text in enumerate(batch):
+            client.send(v2.subscribe(number, number, [text]) if number % 2 else v2.one_off_query(number, text))
+        applied = []
+        for number, text in enumerate(batch):
+            answer = client.receive(30)
+            if isinstance(answer, v2.SubscribeApplied):
+                assert text.lower().startswith(("select * from st_", "select * from *"))
+                applied.append(number)
+            else:
+                assert isinstance(answer, v2.SubscriptionError if number % 2 else v2.OneOffQueryResult)
+            assert answer.request_id == number
+        for number in applied:
+            client.send(v2.unsubscribe(number, number))
+            assert isinstance(client.receive(), v2.UnsubscribeApplied)
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_longest_texts(client: SessionClient, name: str) -> None:
+    start, piece = REPEATED[name]
+    text = start.replace(" t ", " notes ") + piece * ((MAX_QUERY_BYTES - len(start) - 6) // len(piece))
+    begun = time.monotonic()
+    assert one_off(client, text).error
+    client.send(v2.subscribe(2, 5, [text]))
+    assert isinstance(client.receive(), v2.SubscriptionError)
+    assert time.monotonic() - begun < LONGEST_SECONDS
+    assert one_off(client, "SELECT * FROM notes").error is None
 
 
 def test_numbers_at_their_limits(client: SessionClient) -> None:
