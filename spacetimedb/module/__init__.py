@@ -32,7 +32,7 @@ from .errors import (
 from .http import Request, Response
 from .module import Module
 from .query import Query, select
-from .rows import Row, Schedule, Struct, Sum, Unit, Variant, after, at, every, replace
+from .rows import Result, Row, Schedule, Struct, Sum, Unit, Variant, after, at, every, replace
 from .scalars import f32, f64, i8, i16, i32, i64, i128, i256, u8, u16, u32, u64, u128, u256
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "ReducerError",
     "Request",
     "Response",
+    "Result",
     "Row",
     "Schedule",
     "ScheduleAt",

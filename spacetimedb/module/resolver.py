@@ -26,6 +26,7 @@ from spacetimedb.types.shapes import (
     FieldShape,
     OptionShape,
     ProductShape,
+    ResultShape,
     Scalar,
     Shape,
     SumShape,
@@ -233,6 +234,9 @@ class Resolver:
             inside = Resolved(algebraic.SCHEDULE_AT, SCHEDULE_AT_SHAPE)
         elif len(some) == 1:
             inside = self.resolve(some[0])
+        elif result := _result_sides(some):
+            ok, err = (self.resolve(side) for side in result)
+            inside = Resolved(algebraic.result(ok.type, err.type), ResultShape(ok.shape, err.shape))
         elif all(isinstance(m, type) and issubclass(m, Variant | Unit | Struct) for m in some):
             raise BadAnnotation('a union of variants needs a name: Annotated[A | B, Sum("Name")]')
         else:
@@ -351,6 +355,13 @@ class Resolver:
                         raise
                     raise BadAnnotation(f"{name}: {member.__name__}: {error}", (declaration, "")) from None
         raise BadAnnotation(f"{name}: {member.__name__} must say what it carries: class {member.__name__}(Variant[T])")
+
+
+def _result_sides(members: list[object]) -> tuple[object, object] | None:
+    """T and E if these are the members of `Result[T, E]`."""
+    sides = {args[0]: args[1] for args in map(get_args, members) if len(args) == 2 and get_origin(args[0]) is Literal}
+    ok, err = sides.get(Literal["ok"]), sides.get(Literal["err"])
+    return None if ok is None or err is None or len(members) != 2 else (ok, err)
 
 
 INTEGERS: Final = frozenset({f"{sign}{bits}" for sign in "ui" for bits in (8, 16, 32, 64, 128, 256)})

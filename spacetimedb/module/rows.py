@@ -19,7 +19,19 @@ import copy
 import functools
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+)
 
 import msgspec
 
@@ -32,6 +44,7 @@ from .scalars import u64
 
 S = TypeVar("S")
 T = TypeVar("T")
+E = TypeVar("E")
 
 # Values that rows may share: what cannot be changed need not be copied.
 _IMMUTABLE = (bool, int, float, str, bytes, type(None))
@@ -259,6 +272,10 @@ class Sum(NamedTuple):
     """Names a union of variants: `Shape: TypeAlias = Annotated[Circle | Rect | Nothing, Sum("Shape")]`."""
 
     name: str
+
+
+Result: TypeAlias = tuple[Literal["ok"], T] | tuple[Literal["err"], E]
+"""`Result[u32, str]` is `("ok", 5)` or `("err", "why not")`; `match`, or `if r[0] == "ok"`, tells them apart."""
 
 
 def replace(row: S, **changes: Any) -> S:
