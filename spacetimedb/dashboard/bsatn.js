@@ -27,8 +27,8 @@ export class Reader {
 
   /** A row list: 0 u16 | 1 [u64], then the rows' bytes. */
   rows(type) {
-    if (this.u8() === 0) this.at += 2;
-    else this.at += 8 * this.u32();
+    if (this.u8() === 0) this.take(2);
+    else this.take(8 * this.u32());
     const rows = new Reader(this.blob()), out = [];
     while (rows.left) out.push(rows.value(type));
     return out;

@@ -84,7 +84,7 @@ export function insertForm(database, table, done) {
     const hint = auto ? 'next number' : { timestamp: '2026-01-31T12:00:00Z', option: 'empty for none', bool: 'true or false', array: '[1, 2]', sum: 'variant, or variant(value)', product: '(1, 2)', bytes: 'hex' }[type.kind];
     const input = h('input', { type: 'text', placeholder: hint ?? '', spellcheck: 'false', class: type.kind === 'string' ? '' : 'mono' });
     const element = h('label.field', {}, h('span.head', {}, h('span.name', {}, column), h('span.type', {}, typeText(type))), input, message);
-    return { column, element, input, message, sql: () => (auto && input.value.trim() === '' ? '0' : typed(type, input.value)) };
+    return { column, kind: type.kind, element, input, message, sql: () => (auto && input.value.trim() === '' ? '0' : typed(type, input.value)) };
   });
   const submit = async event => {
     event.preventDefault();
@@ -117,6 +117,8 @@ export function insertForm(database, table, done) {
 function guilty(fields, text) {
   const violated = /column\(s\): '\["([^"]+)"/.exec(text);
   if (violated) return fields.find(field => field.column === violated[1]);
+  const mistyped = /^Unexpected type: \(expected\) String != (\w+)/.exec(text);
+  if (mistyped) return fields.find(field => field.kind.toUpperCase() === mistyped[1].toUpperCase() && field.sql().startsWith("'"));
   const refused = /literal expression `([^`]*)`/.exec(text);
   if (!refused) return null;
   const plain = value => value.replace(/^'|'$/g, '').replace(/^[xX]'|^0x/, '');

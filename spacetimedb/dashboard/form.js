@@ -33,7 +33,7 @@ export class ArgumentForm {
 
   /** Shows the server's text beside the field it is about; whether there is one. */
   refuse(text) {
-    const reason = /^invalid arguments for \w+ [^:]+: (\S+): .*?: \1: (.*)$/s.exec(text);
+    const reason = /^invalid arguments for \w+ \S+: (\S+): invalid arguments for function \S+: \1: \1: (.*)$/s.exec(text);
     if (!reason) return false;
     const [, path, why] = reason;
     const known = [...this.registry.keys()].filter(key => path.startsWith(key)).sort((a, b) => b.length - a.length)[0];

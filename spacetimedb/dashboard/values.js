@@ -51,7 +51,7 @@ export function duration(micros) {
   const value = Number(micros) / 1e6;
   if (Math.abs(value) < 1) return `${Number(micros) / 1000} ms`;
   if (Math.abs(value) < 120) return `${value} s`;
-  if (Math.abs(value) < 7200) return `${+(value / 60).toFixed(2)} min`;
+  if (Math.abs(value) < 3600) return `${+(value / 60).toFixed(2)} min`;
   return `${+(value / 3600).toFixed(2)} h`;
 }
 
@@ -111,7 +111,7 @@ export function typed(type, input) {
     case 'option': return trimmed === '' || trimmed === 'none' ? 'NULL' : typed(type.of, input);
     case 'sum': return /^\w+$/.test(trimmed) ? string(trimmed) : trimmed;
     case 'array': return trimmed.startsWith('[') ? `ARRAY${trimmed}` : trimmed;
-    default: return trimmed === '' || /[\s'"]/.test(trimmed) ? string(trimmed) : trimmed;
+    default: return /^(true|false|[-+]?[\d.]+([eE][-+]?\d+)?)$/i.test(trimmed) ? trimmed : string(trimmed);
   }
 }
 

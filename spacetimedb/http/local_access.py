@@ -11,12 +11,16 @@ The connection has to come from a loopback address, and nothing may hint at some
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from .messages import Request
 
 FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+
+_HOST: Final = re.compile(r"([^:\[\]]+|\[[^\[\]]+\])(?::\d+)?")
+"""Name or address, and port, of a Host header."""
 
 
 def is_local(request: Request) -> bool:
@@ -25,8 +29,8 @@ def is_local(request: Request) -> bool:
     if request.peer is None or not _is_loopback(request.peer) or len(hosts) != 1:
         return False
     host = hosts[0].strip().lower()
-    name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-    if name != "localhost" and not _is_loopback(name.removeprefix("[").removesuffix("]")):
+    parts = _HOST.fullmatch(host)
+    if parts is None or not (parts[1] == "localhost" or _is_loopback(parts[1].strip("[]"))):
         return False
     if any(request.header(name) is not None for name in FORWARDED):
         return False

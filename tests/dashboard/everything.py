@@ -1,8 +1,7 @@
-"""A module with all that the dashboard shows: every column type, keys, a schedule, views, events, all kinds of calls."""
+"""A module with all that the dashboard shows: every column type, keys, a schedule, a view, events, kinds of calls."""
 
 from __future__ import annotations
 
-import logging
 from enum import IntEnum
 from typing import Annotated, TypeAlias
 
@@ -27,6 +26,7 @@ from spacetimedb import (
     Uuid,
     Variant,
     auto_inc,
+    default,
     every,
     f32,
     i8,
@@ -72,7 +72,7 @@ class Player(Row):
     player_id: Pk[u64] = auto_inc()
     name: Unique[str]
     rank: Rank = Rank.Novice
-    score: Index[i64] = 0
+    score: Index[i64] = default(0)
     state: State = Away()
     nickname: str | None = None
     tags: list[str] = []
@@ -139,18 +139,35 @@ def init(ctx: ReducerContext) -> None:
         ctx.db[Item].insert(Item(player_id=1, kind=kind, amount=amount))
     ctx.db[Everything].insert(
         Everything(
-            id=1, flag=True, tiny=-5, large=2**64 - 1, larger=2**100 + 1, largest=2**255 + 7, deep=-(2**200), short=0.1,
-            long=1 / 3, text="naïve 'quoted' text", data=b"\x00\xff\x10", who=ctx.sender, conn=ConnectionId(bytes(range(16))),
-            at=Timestamp(1_700_000_000_123_456), lasts=TimeDuration(90_500_000), uuid=Uuid(bytes(range(16))), maybe=None,
-            rank=Rank.Veteran, state=Walking(Place(3.0, 4.0)), place=Place(1.0, 2.0), places=[Place(0.0, 0.5)],
+            id=1,
+            flag=True,
+            tiny=-5,
+            large=2**64 - 1,
+            larger=2**100 + 1,
+            largest=2**255 + 7,
+            deep=-(2**200),
+            short=0.1,
+            long=1 / 3,
+            text="naïve 'quoted' text",
+            data=b"\x00\xff\x10",
+            who=ctx.sender,
+            conn=ConnectionId(bytes(range(16))),
+            at=Timestamp(1_700_000_000_123_456),
+            lasts=TimeDuration(90_500_000),
+            uuid=Uuid(bytes(range(16))),
+            maybe=None,
+            rank=Rank.Veteran,
+            state=Walking(Place(3.0, 4.0)),
+            place=Place(1.0, 2.0),
+            places=[Place(0.0, 0.5)],
             numbers=[1, 2, 65535],
         )
-    )  # fmt: skip
+    )
 
 
 @m.reducer(on_schedule=Tick)
 def tick(ctx: ReducerContext, row: Tick) -> None:
-    logging.info("tick %s", row.note)
+    ctx.log.info("tick %s", row.note)
 
 
 @m.reducer
@@ -159,7 +176,7 @@ def join(ctx: ReducerContext, name: str) -> None:
         raise ReducerError("a player needs a name")
     ctx.db[Player].insert(Player(name=name))
     ctx.db[Shout].insert(Shout(name=name, text="joined"))
-    logging.info("%s joined", name)
+    ctx.log.info("%s joined", name)
 
 
 @m.reducer
@@ -196,13 +213,13 @@ def put(
     old.long, old.text, old.data, old.who, old.conn, old.at, old.lasts = long, text, data, who, conn, at, lasts
     old.maybe, old.rank, old.state, old.place = maybe, rank, state, place
     ctx.db[Everything].insert(old)
-    logging.warning("put %d with %d states", id, len(states))
+    ctx.log.warning("put %d with %d states", id, len(states))
 
 
 @m.reducer
 def grumble(ctx: ReducerContext, text: str) -> None:
-    logging.debug("about to grumble")
-    logging.error("%s", text)
+    ctx.log.debug("about to grumble")
+    ctx.log.error("%s", text)
 
 
 @m.reducer
@@ -214,7 +231,7 @@ def fill(ctx: ReducerContext, count: u32) -> None:
 
 @m.reducer(private=True)
 def reset_scores(ctx: ReducerContext) -> None:
-    for player in list(ctx.db[Player]):
+    for player in list(ctx.db[Player].iter()):
         player.score = 0
         ctx.db[Player].player_id.update(player)
 

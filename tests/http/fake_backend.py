@@ -25,6 +25,7 @@ from spacetimedb.http.backend import (
     Restored,
     SqlOutcome,
 )
+from spacetimedb.http.messages import Headers
 from spacetimedb.types.special import ConnectionId, Identity
 
 
@@ -42,6 +43,8 @@ class FakeBackend:
         self.log_closed = False
         self.dashboard: Literal["local", "token", "off"] = "local"
         self.load_points: list[bytes] = []
+        self.metrics_text = b"up 1\n"
+        self.handler_headers: Headers = []
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         return self.dashboard
@@ -192,10 +195,12 @@ class FakeBackend:
         if request.path != "/echo" and request.path:
             return None
         body = f"{request.method} {request.uri} {len(request.body)}".encode()
-        return HandlerResponse(201, [("x-shop", "one"), ("x-shop", "two"), ("content-length", "9")], body)
+        return HandlerResponse(
+            201, [("x-shop", "one"), ("x-shop", "two"), ("content-length", "9"), *self.handler_headers], body
+        )
 
     async def metrics(self) -> bytes:
-        return b"up 1\n"
+        return self.metrics_text
 
     def static(self, path: str) -> tuple[str, bytes] | None:
         return ("text/html; charset=utf-8", b"<p>demo") if path == "/" else None
