@@ -46,7 +46,7 @@ from spacetimedb.workers.large_answers import indexes_built, select
 from spacetimedb.workers.metrics import metrics_text
 from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
-from spacetimedb.workers.waiter import DatabaseGone, Waiter
+from spacetimedb.workers.waiter import DatabaseGone, LogUnwritable, Waiter
 
 if TYPE_CHECKING:
     from spacetimedb.workers.reader import Reader
@@ -57,6 +57,9 @@ MAX_LOG_LINES_BEFORE_FOLLOWING: Final = 2500
 FOLLOWER_QUEUE: Final = 64
 ROWS_AT_A_TIME: Final = 1000
 """Rows of a result that are written as JSON before others have their turn."""
+LOG_UNWRITABLE: Final = (
+    "the commit log cannot be written: this is not safe on disk yet (with confirmed=false a query does not wait for that)"
+)
 LOG_BLOCK_BYTES: Final = 1 << 20
 TO_DEMO: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/demo/">\n'
 TO_DASHBOARD: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/dashboard/">\n'
@@ -406,8 +409,9 @@ class ReaderBackend(BackupRequests):
             wanted: int | None = min(num_lines or 0, MAX_LOG_LINES_BEFORE_FOLLOWING)
         else:
             wanted = None if num_lines is None else max(num_lines, 1)
-        data = await trio.to_thread.run_sync(_newest_lines, Path(link.up.module_log_directory), wanted)
-        return _stream(link, data, send, receive, follow)
+        read = MAX_LOG_LINES_BEFORE_FOLLOWING if follow else wanted
+        data = await trio.to_thread.run_sync(_newest_lines, Path(link.up.module_log_directory), read)
+        return _stream(link, data, send, receive, wanted if follow else None)
 
     async def route(self, database: DatabaseInfo, request: HandlerRequest) -> HandlerResponse | None:
         """By the actor, without connecting anybody."""
@@ -466,6 +470,8 @@ async def _durable(link: DatabaseLink, horizon: int) -> None:
         await link.wait_durable(horizon)
     except DatabaseGone:
         raise _gone(link) from None
+    except LogUnwritable:
+        raise BackendError(503, LOG_UNWRITABLE) from None
 
 
 def _gone(link: DatabaseLink) -> BackendError:
@@ -479,14 +485,28 @@ async def _stream(
     data: bytes,
     send: trio.MemorySendChannel[bytes],
     receive: trio.MemoryReceiveChannel[bytes],
-    follow: bool,
+    shown: int | None,
 ) -> AsyncIterator[bytes]:
+    """All of `data`; or its last `shown` lines, and then what comes, without the lines that are in `data` already."""
     try:
-        if data:
-            yield data
-        if follow:
-            async for lines in receive:
-                yield lines
+        before = data.splitlines(keepends=True)
+        if shown is None:
+            if data:
+                yield data
+            return
+        if shown and before:
+            yield b"".join(before[-shown:])
+        known = set(before)
+        async for lines in receive:
+            # The file may have been read a little after the first of these were published.
+            fresh = lines.splitlines(keepends=True) if known else [lines]
+            while known and fresh:
+                if fresh[0] not in known:
+                    known.clear()
+                    break
+                del fresh[0]
+            if fresh:
+                yield b"".join(fresh)
     finally:
         link.log_followers.discard(send)
         send.close()
