@@ -214,7 +214,9 @@ def _of_module(module: Module) -> Schema:
         )
     keys = {table.row: table.primary_key for table in module.tables}
     for view in module.views:
-        key = keys.get(view.row) if view.form == "query" else view.primary_key  # a query's rows are a table's
+        key = view.primary_key
+        if key is None and view.form == "query":
+            key = keys.get(view.row)  # its rows are a table's
         schema.add_table(TableType(view.name, view.shape, key=view.function, primary_key=key, is_view=True))
     for reducer in module.reducers:
         is_private = reducer.is_private or reducer.lifecycle is not None

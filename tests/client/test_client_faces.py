@@ -28,6 +28,7 @@ from spacetimedb.client import (
 from spacetimedb.module import ReducerError as ModuleReducerError
 
 NPM = Path(__file__).resolve().parent.parent / "npm" / "module.py"
+PROBE = NPM.parent.parent / "vectors" / "websocket" / "sessions" / "probe.py"
 FATAL = "The instance encountered a fatal error."
 
 
@@ -346,6 +347,38 @@ def test_after_the_end(play: Play) -> None:
         assert ends == [None]
 
     play(scenario)
+
+
+@pytest.fixture(scope="module")
+def probe_database(server: ServerProcess) -> str:
+    server.publish(PROBE, "python-client-probe")
+    return "python-client-probe"
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_procedures_and_views(server: ServerProcess, probe_database: str, face: str) -> None:
+    """Views with a primary key have updates; what a procedure commits is there before its answer."""
+
+    async def scenario(session: Session) -> None:
+        number = 100 + FACES.index(face)
+        async with session.connect() as conn:
+            assert await conn.procedure("add", 2, 3) == 5
+            with pytest.raises(InternalError):
+                await conn.procedure("proc_panic")
+            await conn.subscribe(f"SELECT * FROM item WHERE id = {number}", "SELECT * FROM low_items")
+            await conn.procedure("item_proc", number, f"by procedure {face}")
+            assert conn.db.item.find("id", number).name == f"by procedure {face}"
+            told: list[Any] = []
+            low = conn.db["low_items"]
+            low.on_insert(lambda event, row: told.append(("insert", row.id, row.score)))
+            low.on_update(lambda event, old, row: told.append(("update", row.id, old.score, row.score)))
+            low.on_delete(lambda event, row: told.append(("delete", row.id, row.score)))
+            for score in (-1, -2, 3):
+                await conn.call("set_score", number, score)
+            await session.until(lambda: len(told) == 3)
+            assert told == [("insert", number, -1), ("update", number, -1, -2), ("delete", number, -2)]
+
+    run(face, server.ws_url, probe_database, scenario)
 
 
 @pytest.fixture(scope="module")
