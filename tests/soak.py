@@ -3,14 +3,18 @@
 Every client keeps, for each of its query sets, a bag of rows as the messages say: whatever is deleted must be there. At
 the end each bag is compared with what the queries give over the server's tables.
 
-    python tests/soak.py [--seconds 60] [--clients 50] [--writers 4]
+    python tests/soak.py [--seconds 60] [--clients 50] [--writers 4] [--official]
+
+`--official` does the same with the official client and its typed query builder (npm/builder_soak.mjs).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -23,6 +27,7 @@ from session_client import PATIENCE, Received, SessionClient
 
 from spacetimedb.protocol import v2_client as v2
 
+NPM = Path(__file__).resolve().parent / "npm"
 OWNERS, CHUNKS = 20, 10
 SETS_PER_CLIENT = 6
 CHANGES = 8
@@ -258,21 +263,40 @@ class Soak:
             client.client.drop()
 
 
+def official_client(
+    server: ServerProcess, database: str, seconds: float, clients: int, writers: int, seed: int
+) -> dict[str, int]:
+    """A run with the official client against a database with the module `churn`. Raises AssertionError."""
+    numbers = {"seconds": seconds, "clients": clients, "writers": writers, "seed": seed}
+    options = [f"--{name}={value}" for name, value in numbers.items()]
+    command = ["node", "builder_soak.mjs", "--url", server.ws_url, "--db", database, *options]
+    run = subprocess.run(command, cwd=NPM, capture_output=True, text=True, timeout=seconds + 120)
+    assert not run.returncode, run.stderr or run.stdout
+    figures: dict[str, int] = json.loads(run.stdout)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--official", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="spacetimedb-soak-") as folder:
         server = ServerProcess(Path(folder)).start()
         try:
             server.publish(SAMPLES / "churn.py", "churn")
-            soak = Soak(server.base_url, options.clients, options.writers, options.seed)
             print(f"seed {options.seed}", flush=True)
-            print(", ".join(f"{value} {name}" for name, value in soak.run(options.seconds).items()))
-            soak.close()
+            numbers = options.clients, options.writers, options.seed
+            if options.official:
+                figures = official_client(server, "churn", options.seconds, *numbers)
+            else:
+                soak = Soak(server.base_url, *numbers)
+                figures = soak.run(options.seconds)
+                soak.close()
+            print(", ".join(f"{value} {name}" for name, value in figures.items()))
         finally:
             server.stop()
 

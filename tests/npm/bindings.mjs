@@ -48,11 +48,11 @@ const reducerSchemas = {
   no_such_reducer: {}, // not in the module
 };
 
-function bind(changedReducers = {}) {
-  const all = Object.entries({ ...reducerSchemas, ...changedReducers });
+function bind(tables, parametersOfReducers) {
+  const all = Object.entries(parametersOfReducers);
   const remoteModule = {
     versionInfo: { cliVersion: '2.10.1' },
-    tables: tableSchema.schemaType.tables,
+    tables: tables.schemaType.tables,
     reducers: reducers(...all.map(([name, parameters]) => reducerSchema(name, parameters))).reducersType.reducers,
     ...procedures(),
   };
@@ -63,6 +63,19 @@ function bind(changedReducers = {}) {
   };
 }
 
-export const DbConnection = bind();
+export const DbConnection = bind(tableSchema, reducerSchemas);
 /** Bindings of a version of the module in which add_item had no level. */
-export const OutdatedConnection = bind({ add_item: { name: t.string() } });
+export const OutdatedConnection = bind(tableSchema, { ...reducerSchemas, add_item: { name: t.string() } });
+
+const churnSchema = schema({
+  things: table(
+    { name: 'things', indexes: [], constraints: [unique('things', 'id')] },
+    t.row({ id: t.u32().primaryKey(), owner: t.u32().index('btree'), value: t.u32(), name: t.string() }),
+  ),
+  places: table(
+    { name: 'places', indexes: [], constraints: [unique('places', 'id')] },
+    t.row({ id: t.u32().primaryKey(), chunk: t.u32().index('btree') }),
+  ),
+});
+/** Of the sample module `churn`. */
+export const ChurnConnection = bind(churnSchema, { churn: { seed: t.u32(), changes: t.u32() }, nothing: {} });
