@@ -21,6 +21,7 @@ import trio
 from spacetimedb.protocol import frames, v1, v2
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.large_answers import Slices
+from spacetimedb.workers.link_figures import CAUSE_OF_CLOSE
 
 if TYPE_CHECKING:
     from spacetimedb.subscriptions.costs import QueryCost
@@ -67,6 +68,7 @@ class Client:
         "backlog",
         "backlog_bytes",
         "backlog_messages",
+        "cause",
         "close_code",
         "close_reason",
         "confirmed",
@@ -122,6 +124,8 @@ class Client:
         """Takes the bytes of a control frame that trio-websocket is to answer."""
         self.splitter = frames.FrameSplitter()
         self.state = CONNECTING
+        self.cause = ""
+        """Why the connection ended, as metrics name it."""
         self.pending_calls = 0
         self.deferred: deque[Message] = deque()
         """Messages that wait for the answers of earlier calls, or for the connection to be accepted."""
@@ -234,7 +238,7 @@ class Lane:
         except OSError:
             data = b""
         if not data:
-            self.drop(client)
+            self.drop(client, "websocket_receive_connection_closed")
             return
         self.take(client, data)
 
@@ -257,13 +261,14 @@ class Lane:
             else:
                 if opcode == frames.CLOSE:
                     client.state = max(client.state, CLOSING)
+                    client.cause = client.cause or "client_close"
                     client.link.leave(client)
                 elif client.state > OPEN:
                     continue  # no Pong after a Close
                 client.control(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
         if violation is not None:
             if violation.close_code is None:
-                self.drop(client)
+                self.drop(client, "websocket_receive_protocol")
             else:
                 self.close(client, violation.close_code, violation.text)
 
@@ -294,7 +299,7 @@ class Lane:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self.drop(client)
+            self.drop(client, "websocket_send_error")
             return
         self.bytes_sent += sent
         if sent < len(data):
@@ -308,7 +313,7 @@ class Lane:
             client.backlog_bytes > MAX_BACKLOG_BYTES + client.allowance and len(client.backlog) > 1
         ):
             self.dropped += 1
-            self.drop(client)
+            self.drop(client, "outgoing_queue_full")
 
     def _send_backlog(self, client: Client) -> None:
         backlog = client.backlog
@@ -322,7 +327,7 @@ class Lane:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                self.drop(client)
+                self.drop(client, "websocket_send_error")
                 return
             self.bytes_sent += sent
             client.backlog_bytes -= sent
@@ -341,15 +346,17 @@ class Lane:
         if client.state < CLOSING:
             client.state = CLOSING
             client.close_code = code
+            client.cause = client.cause or CAUSE_OF_CLOSE.get(code, "client_message_error")
             client.close_reason = reason
             client.link.outbox.flush_client(client)
             client.link.leave(client)
             client.ended.set()
 
-    def drop(self, client: Client) -> None:
+    def drop(self, client: Client, cause: str = "unknown") -> None:
         """Cuts the connection. Calling it again does nothing."""
         if client.state == GONE:
             return
+        client.cause = client.cause or cause
         client.state = GONE
         if client in self.clients:
             self.clients.discard(client)
@@ -375,7 +382,7 @@ class Lane:
                     continue
                 silent_s = now - client.last_received
                 if silent_s > IDLE_LIMIT_S:
-                    self.drop(client)
+                    self.drop(client, "idle_timeout")
                 elif silent_s >= PING_EVERY_S - SWEEP_S and not client.pinged_at:
                     client.pinged_at = now
                     self.send(client, frames.PING)

@@ -6,6 +6,7 @@ here; what the client sent behind it waits with it.
 
 from __future__ import annotations
 
+import time
 import traceback
 from typing import TYPE_CHECKING, Final
 
@@ -191,7 +192,9 @@ class ClientRequests:
     def queries(self, client: Client, texts: Iterable[str]) -> list[Query] | None:
         """The queries of a Subscribe; None: tables must come first. Raises SqlError."""
         catalog = self._link.views.catalog(self._link.catalog.for_caller(client.identity), client.identity)
+        started = time.perf_counter_ns()
         queries = self._link.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
+        self._link.figures.compiled(len(queries), time.perf_counter_ns() - started)
         if not self._have_views(client, catalog):
             return None
         tables = {t for query in queries for t in query.stored_tables}

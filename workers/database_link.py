@@ -34,6 +34,7 @@ from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane
 from spacetimedb.workers.client_requests import CALLS, ClientRequests
 from spacetimedb.workers.large_answers import enter_rows
+from spacetimedb.workers.link_figures import LinkFigures
 from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.outbox import Outbox
@@ -41,7 +42,7 @@ from spacetimedb.workers.program_change import close_clients, follow_program, fo
 from spacetimedb.workers.query_costs import QueryCosts
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.views import follow_ready, instances_of
-from spacetimedb.workers.waiter import DatabaseGone, Waiter
+from spacetimedb.workers.waiter import DatabaseGone, LogUnwritable, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -57,6 +58,8 @@ LEAST_BYTES: Final = 8
 """Of any record."""
 MAX_CLOSE_BYTES: Final = 123
 """Longest reason in a WebSocket close frame."""
+LOG_LOOK_S: Final = 1.0
+"""Between two looks whether the log can be written, of a request that waits for it."""
 KEEP_S: Final = 10.0
 """How long rows and indexes of a table are kept after their last use."""
 _COMMIT: Final = Layout("<IBBHQqHHIII")
@@ -77,6 +80,8 @@ class DatabaseLink:
         control, ring, heap, mailbox = map(Region.attach, fds[:4])
         self._regions = [control, ring, heap, mailbox]
         self.control = ControlBlock(control)
+        self.figures = LinkFigures(self.control.reader_board(reader))
+        self.ring = ring
         self._ring = RingReader(ring, reader + 1)
         self.heap = RowReader(heap)
         self._mailbox = MailboxWriter(mailbox)
@@ -152,6 +157,7 @@ class DatabaseLink:
 
     def connect(self, client: Client, claims: str) -> None:
         """Announces a client to the actor; it is greeted, or dropped, when the answer comes."""
+        self.figures.spawned.add()
         if isinstance(client, V1Client):
             self.v1.clients[client.number] = client
         else:
@@ -180,6 +186,7 @@ class DatabaseLink:
         self.clients.pop(client.number, None)
         self.v1.clients.pop(client.number, None)
         self.outbox.forget(client)
+        self.figures.ended(client.cause)
         self.subscriptions.drop_client(client.number)
         self.views.done(client.number)
         self.forget_unused_tables()
@@ -315,11 +322,6 @@ class DatabaseLink:
             close_clients(self, self._closing.pop(0)[1])
         return worked
 
-    @property
-    def fan_out_lag_bytes(self) -> int:
-        """Bytes in the ring that this reader has not processed."""
-        return self._ring.pending()
-
     def check_attached(self) -> None:
         """Raises ReaderDropped if the actor did not wait for this reader any more."""
         if not self.down:
@@ -344,6 +346,7 @@ class DatabaseLink:
         head, length_of, ok = _COMMIT.unpack_from, _U32.unpack_from, _OK.pack
         clients, touched = self.clients, self.outbox.touched
         reader = self.reader
+        oldest = self.figures.oldest_us
         while at < end:
             kind = data[at + 4]
             if kind == COMMIT:
@@ -353,6 +356,7 @@ class DatabaseLink:
                 if length < HEADER_BYTES:
                     raise RingCorrupt(f"a commit record of {length} bytes")
                 self.position_horizon = horizon
+                oldest = oldest or timestamp
                 update = None
                 if tables:
                     groups = self._changes(data, at, tables, flags)
@@ -385,6 +389,7 @@ class DatabaseLink:
                     raise RingCorrupt(f"a record of {length} bytes")
                 self._other(kind, data[at : at + length])
                 at += length
+        self.figures.oldest_us = oldest
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
@@ -483,7 +488,8 @@ class DatabaseLink:
             self.requests.run_deferred(client)
             return
         if outcome == Outcome.REFUSED:
-            self.lane.drop(client)
+            self.figures.rejected()
+            self.lane.drop(client, "module_refused")
             return
         if outcome == Outcome.RETURNED:
             self.outbox.tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
@@ -550,11 +556,14 @@ class DatabaseLink:
             raise DatabaseGone
 
     async def wait_durable(self, horizon: int) -> None:
-        """Waits until so many transactions are durable."""
+        """Waits until so many transactions are durable. Raises DatabaseGone, LogUnwritable."""
         while self.outbox.durable < horizon:
             if self.down:
                 raise DatabaseGone
-            await self.durable_changed.wait()
+            if self.control.words[words.LOG_FAILED]:
+                raise LogUnwritable
+            with trio.move_on_after(LOG_LOOK_S):
+                await self.durable_changed.wait()
 
     async def log_written(self) -> None:
         """Waits until the log keeper has written every log line that is in the ring now."""

@@ -2,7 +2,9 @@
 
 Loop: take everything from the commit ring, write the log payloads, one fdatasync, publish the durable offset, ring the
 readers. While it syncs, the next batch gathers in the ring: the batch size follows the load. After a failed write or
-sync it raises the control block's `log_failed` word and exits; it never tries the same file again.
+sync it raises the control block's `log_failed` word, upon which the actor refuses calls, and exits; it never tries the
+same descriptor again. The next log keeper trusts only what was synced before, and writes the rest once more from the
+ring.
 
 If there is no room, it raises `log_full`, upon which the actor refuses calls, gives up its reserve for what is
 committed already, and otherwise waits and tries again. The word goes down when the reserve is held again.
@@ -22,7 +24,7 @@ from struct import Struct as Layout
 from typing import Final
 
 from spacetimedb.hosts.mail import LOG_LINES, LOG_LINES_HEAD, SPILLED, SPILLED_RECORD
-from spacetimedb.log.commit_log import CommitLogWriter, LogLocked, NoRoom
+from spacetimedb.log.commit_log import CommitLogWriter, LogLocked, NoRoom, is_no_room
 from spacetimedb.log.reserve import Reserve
 from spacetimedb.log.segments import LogDamaged
 from spacetimedb.memory import control as words
@@ -32,6 +34,7 @@ from spacetimedb.memory.heap import RowReader
 from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingReader
 from spacetimedb.store.commit_record import COMMIT, LOGGED
+from spacetimedb.workers import metric_families
 from spacetimedb.workers.channel import Channel
 from spacetimedb.workers.messages import (
     BELL_FDS,
@@ -111,13 +114,18 @@ class LogKeeper:
         self._log: CommitLogWriter | None = None
         self._reserve: Reserve | None = None
         if setup.log_directory is not None:
-            self._log = _open_log(Path(setup.log_directory))
+            self._log = _open_log(Path(setup.log_directory), setup.distrust)
             self._reserve = Reserve(Path(setup.log_directory))
             self._control.words[words.LOG_FULL] = 0 if self._reserve.take() else 1
             if self._log.next_offset:
                 # What the log holds is durable, whoever wrote it.
                 self._control.words[words.DURABLE] = self._log.next_offset
+        self._control.words[words.LOG_FAILED] = 0
         self._control.words[words.LOG_PID] = os.getpid()
+        board = self._control.log_keeper_board()
+        self._sync_time = board.histogram(metric_families.LOG_SYNC)
+        self._append_time = board.histogram(metric_families.LOG_APPEND)
+        self._batch = board.histogram(metric_families.LOG_BATCH)
 
     @property
     def next_offset(self) -> int:
@@ -228,6 +236,7 @@ class LogKeeper:
             if log.next_offset + len(payloads) != horizon:
                 self._control.words[words.LOG_FAILED] = 1
                 raise RuntimeError(f"{len(payloads)} transactions up to {horizon} do not follow {log.next_offset}")
+            started = time.perf_counter_ns()
             try:
                 try:
                     log.append(payloads)
@@ -236,12 +245,16 @@ class LogKeeper:
                     if self._reserve is None or not self._reserve.give_up():
                         return False
                     return self._write()
+                appended = time.perf_counter_ns()
                 log.sync()
             except OSError:
                 self._control.words[words.LOG_FAILED] = 1
                 raise
             horizon = log.next_offset
             self._control.words[words.LOG_SYNCS] += 1
+            self._sync_time.observe((time.perf_counter_ns() - appended) // 1000)
+            self._append_time.observe((appended - started) // 1000)
+            self._batch.observe(len(payloads))
             self._control.words[words.LOG_BYTES] += sum(map(len, payloads))
         if lines:
             self._module_log.write(b"".join(lines))
@@ -273,11 +286,11 @@ class LogKeeper:
             self._lines.append(data[at + 8 : at + length - padding])
 
 
-def _open_log(directory: Path) -> CommitLogWriter:
+def _open_log(directory: Path, distrust: bool) -> CommitLogWriter:
     deadline = time.monotonic() + LOCK_S
     while True:
         try:
-            return CommitLogWriter.open(directory)
+            return CommitLogWriter.open(directory, distrust=distrust)
         except LogLocked:
             if time.monotonic() > deadline:
                 raise
@@ -297,7 +310,9 @@ def main() -> None:
     try:
         keeper = LogKeeper(channel, setup, fds)
     except (OSError, LogDamaged) as error:
-        channel.send(LogKeeperFailed(f"the commit log in {setup.log_directory} cannot be opened: {error}"))
+        is_full = isinstance(error, OSError) and is_no_room(error)
+        text = f"the commit log in {setup.log_directory} cannot be opened: {error}"
+        channel.send(LogKeeperFailed(text, is_full))
         return
     channel.send(LogKeeperReady(keeper.next_offset))
     gc.freeze()

@@ -88,7 +88,7 @@ class Outbox:
             client.held.append((client.horizon, data))
             self._holding.add(client)
             if len(client.held) > MAX_HELD:
-                self._lane.drop(client)
+                self._lane.drop(client, "outgoing_queue_full")
         else:
             self._lane.send(client, data)
 

@@ -184,6 +184,7 @@ class Reader:
                             link.post()
                         if link.outbox.touched:
                             link.outbox.flush()
+                        link.figures.sent()
                     except ReaderDropped:
                         sys.exit("the database dropped this reader: it was too slow")
                     except Exception:

@@ -74,11 +74,16 @@ SLOW_READER_S: Final = 5.0
 RING_LOOK_S: Final = 0.1
 """How long it sleeps at most while the ring is full."""
 MAX_IDLE_S: Final = 3600.0
+FIGURES_S: Final = 0.25
+"""Figures of tables are this old at most, for metrics."""
 FULL_LOOK_S: Final = 0.25
 """While the commit log has no room, between two looks whether schedules may go on."""
 NEEDS_MEMORY: Final = "the database needs more memory than it may have; start the server with a larger --memory-mb"
 KEEPS_MEMORY: Final = "the module keeps the memory that a call has used up: the database process is replaced"
 DISK_FULL: Final = "the server's disk is full: nothing can be changed until there is room"
+LOG_BROKEN: Final = (
+    "the commit log cannot be written: nothing can be changed until it can; the server's output says why"
+)
 DISCONNECTED: Final = "the database disconnected this client before the request came; try again"
 _REFUSALS: Final = {
     mail.CALL: Outcome.ERROR,
@@ -110,7 +115,10 @@ class TransactionActor:
         self._pieces: dict[int, list[bytes]] = {}
         """Beginnings of long requests that are not complete, by reader; as long as a client's message at most."""
         self._stopping = False
-        self.database = database = Database(Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us)
+        self.database = database = Database(
+            Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us, self._control.actor_board()
+        )
+        self._figures_due = 0.0
         self._procedures = ProcedureThreads(database.log, wall_clock_us, self._bell.ring)
         database.procedures.runner = self._procedures
         self._outbound = OutboundClient()
@@ -206,11 +214,13 @@ class TransactionActor:
             if not rounds % ROUNDS_PER_LOOK:
                 self._look_at_channel()
                 collect_cycles()
+                self._show_figures()
             for reader, mailbox in self._mailboxes.items():
                 data = mailbox.drain()
                 if data:
                     worked = True
                     waiting += len(data)
+                    database.figures.wait.observe(mailbox.waited_us())
                     if mailbox.take_waiter():
                         self._bells[reader + 1].ring()
                     self._run_requests(reader, data)
@@ -245,6 +255,8 @@ class TransactionActor:
             wait_s = MAX_IDLE_S if due is None else max(0.0, (due - wall_clock_us()) / 1e6)
             if self._is_full:
                 wait_s = FULL_LOOK_S
+            if not self._show_figures():
+                wait_s = min(wait_s, FIGURES_S)
             if wait_s > 0:
                 self._rest()
                 ready = self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
@@ -254,6 +266,17 @@ class TransactionActor:
                     self._look_at_channel()
         for mailbox in self._mailboxes.values():
             mailbox.awake()
+
+    def _show_figures(self) -> bool:
+        """Brings the tables' figures to the board, not too often. False if there are later ones than on it."""
+        figures = self.database.figures
+        if not figures.is_current:
+            now = time.monotonic()
+            if now < self._figures_due:
+                return False
+            self._figures_due = now + FIGURES_S
+            figures.refresh()
+        return True
 
     def _regain_memory(self) -> bool:
         """After a call that used up the memory. False: its module does not let go of it, and this process must end."""
@@ -299,7 +322,7 @@ class TransactionActor:
 
     def _update(self, message: UpdateProgram) -> None:
         if self._is_full:
-            self._channel.send(ActorFailed(DISK_FULL))
+            self._channel.send(ActorFailed(self._log_problem))
             return
         try:
             update(self.database, message.program, message.program_hash, message.break_clients)
@@ -401,8 +424,8 @@ class TransactionActor:
         elif kind == mail.SQL:
             database.sql(who, request_id, body[1:].decode(), body[0] == 1)
         elif kind == mail.IMPORT:
-            table, rows = mail.split_named(body)
-            database.import_rows(who, request_id, table, rows)
+            name, rows = mail.split_named(body)
+            database.import_rows(who, request_id, name, rows)
         elif kind == mail.NOTHING:
             database.answer(Outcome.SQL_DONE, who, request_id, database.timestamp_us(), mail.ROW_COUNTS.pack(0, 0, 0))
         elif kind == mail.PROCEDURE:
@@ -417,8 +440,13 @@ class TransactionActor:
 
     @property
     def _is_full(self) -> bool:
-        """Whether the commit log has no room."""
-        return self._control.words[words.LOG_FULL] != 0
+        """Whether the commit log has no room, or cannot be written."""
+        control = self._control.words
+        return control[words.LOG_FULL] != 0 or control[words.LOG_FAILED] != 0
+
+    @property
+    def _log_problem(self) -> str:
+        return LOG_BROKEN if self._control.words[words.LOG_FAILED] else DISK_FULL
 
     def _refuse(
         self,
@@ -427,9 +455,9 @@ class TransactionActor:
         request_id: int,
         _body: bytes,
         outcome: Outcome = Outcome.ERROR,
-        text: str = DISK_FULL,
+        text: str = "",
     ) -> None:
-        self.database.answer(outcome, who, request_id, self.database.timestamp_us(), text)
+        self.database.answer(outcome, who, request_id, self.database.timestamp_us(), text or self._log_problem)
 
     # -- records
 
@@ -441,6 +469,7 @@ class TransactionActor:
         records, database.out = database.out, []
         if not records:
             return
+        database.figures.batch.observe(len(records))
         ring, heap = self._ring, database.heap
         end = ring.append_batch(records) if sum(map(len, records)) <= ring.max_record else None
         if end is None:

@@ -235,7 +235,8 @@ class V1Clients:
             self._tell(client, v1.identity_token(client.identity, client.token, client.connection_id))
             link.requests.run_deferred(client)
         elif outcome == Outcome.REFUSED:
-            link.lane.drop(client)
+            link.figures.rejected()
+            link.lane.drop(client, "module_refused")
         elif outcome in _OF_PROCEDURES:
             procedure = client.procedures.pop(request_id)
             if outcome == Outcome.RETURNED:

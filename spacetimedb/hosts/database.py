@@ -23,6 +23,7 @@ import msgspec
 
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.budget import Budget
+from spacetimedb.hosts.figures import DatabaseFigures
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.memory_reserve import MemoryReserve
 from spacetimedb.hosts.module_log import ModuleLog, text_of
@@ -33,6 +34,7 @@ from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
 from spacetimedb.hosts.statements import run_statement
 from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.hosts.views import Views
+from spacetimedb.memory.figures import Board, Histogram
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.module import Module
 from spacetimedb.module.context import ReducerContext
@@ -100,6 +102,8 @@ class Reducer(msgspec.Struct, gc=False):
     lifecycle: str | None
     log_name: bytes
     """Length byte and name, as the log's inputs hold them."""
+    elapsed: Histogram
+    """Durations of its committed calls."""
 
 
 class DatabaseContext:
@@ -118,11 +122,19 @@ class Database:
     `clock` gives microseconds since the epoch. `horizon` is the number of logged transactions so far.
     """
 
-    def __init__(self, identity: Identity, owner: Identity, heap: RowHeap, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        owner: Identity,
+        heap: RowHeap,
+        clock: Callable[[], int],
+        board: Board | None = None,
+    ) -> None:
         self.identity = identity
         self.owner = owner
         self.heap = heap
         self.store = Store(heap)
+        self.figures = DatabaseFigures(board or Board.private(), self.store)
         self.out: list[bytes] = []
         self.horizon = 0
         self.calls = 0
@@ -185,6 +197,10 @@ class Database:
         self.views.install(module.views, definition, table_ids, tables)
         self._schedules.clear()
         self.scheduler.clear()
+
+    def new_context(self) -> DatabaseContext:
+        """What contexts see, with tables of their own: `view_db` is to be set."""
+        return DatabaseContext(self.identity, self.log, self.claims_of)
 
     def add_schedule(self, table_id: int, schedule: ScheduleTable) -> None:
         """Follows a schedule table and queues the rows it has: intervals count from now."""
@@ -367,6 +383,7 @@ class Database:
         try:
             counts = change()
             deltas = self.commit()
+            self.figures.sql.observe((perf_counter_ns() - started) // 1000)
         except SqlError as error:
             self.store.rollback()
             self.answer(Outcome.SQL_ERROR, who, request_id, timestamp, str(error), started)
@@ -407,6 +424,7 @@ class Database:
             return
         reducer = self.by_name[schedule.function_name]
         timestamp = self.timestamp_us(job.due_us)
+        self.figures.delayed(reducer.name, timestamp - job.due_us)
         started = perf_counter_ns()
         args = schedule.encode(row)
         try:
@@ -492,6 +510,10 @@ class Database:
         always_logged: bool = False,
     ) -> None:
         """Counts the transaction, if it is one for the log, and appends its record."""
+        if reducer_id != NO_REDUCER:
+            self.reducers[reducer_id].elapsed.observe(duration_us)
+        if deltas:
+            self.figures.committed(deltas)
         if deltas or always_logged:
             if always_logged or not deltas[0].flags & UNLOGGED or not all(d.flags & UNLOGGED for d in deltas):
                 self.horizon += 1
@@ -527,12 +549,15 @@ class Database:
         self.store.rollback()
         self.errors += 1
         if isinstance(error, ReducerError):
+            self.figures.failed(function, "error")
             text = text_of(error)
             self.log.system(text, "Error", function, timestamp)
             return Outcome.ERROR, text
         if isinstance(error, BudgetExceeded):
+            self.figures.failed(function, "out_of_energy")
             self.log.system(f"{function} was stopped: it ran longer than {self.budget.limit_s:g} s", "Error")
             return Outcome.OUT_OF_ENERGY, OUT_OF_ENERGY
+        self.figures.failed(function, "internal")
         if isinstance(error, ViewFailed):
             self.views.log_failure(error)
         elif isinstance(error, MemoryError):

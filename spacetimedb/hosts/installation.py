@@ -10,6 +10,7 @@ from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
 from spacetimedb.hosts.migration import Migration, MigrationFailed
 from spacetimedb.hosts.program import ProgramError, load_program
+from spacetimedb.hosts.row_migration import migrate_rows
 from spacetimedb.hosts.schedule_table import ScheduleTable
 from spacetimedb.log.recovery import RecoveredState, ReplayError
 from spacetimedb.log.recovery import recover as recover_state
@@ -17,7 +18,7 @@ from spacetimedb.log.segments import LogDamaged
 from spacetimedb.log.snapshot import snapshot_directory
 from spacetimedb.module import Module
 from spacetimedb.module.errors import BudgetExceeded, ModuleError, ReducerError
-from spacetimedb.schema.definition import ModuleDef, TableDef, with_durability
+from spacetimedb.schema.definition import ModuleDef, TableDef, with_durability, with_row_migrations
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.system import FIRST_USER_ID, SYSTEM_TABLES, bootstrap_rows, creation_rows
@@ -169,7 +170,18 @@ def update(database: Database, program: bytes, program_hash: bytes, break_client
 
     If the plan breaks clients, and it may (`break_clients`), all clients are disconnected from the new program.
     """
-    module, definition, raw = _load(database, program)
+    update_from(database, _load(database, program), program, program_hash, break_clients)
+
+
+def update_from(
+    database: Database,
+    loaded: tuple[Module, ModuleDef, bytes],
+    program: bytes,
+    program_hash: bytes,
+    break_clients: bool,
+) -> None:
+    """As `update`, for a module that is loaded."""
+    module, definition, raw = loaded
     try:
         steps = plan(database.definition, definition)
     except MigrationErrors as error:
@@ -183,6 +195,7 @@ def update(database: Database, program: bytes, program_hash: bytes, break_client
     try:
         _replace_program(database, program, program_hash)
         migration.run()
+        migrate_rows(database, module, migration)
         _fill_repeats(database, module)
         deltas = migration.commit()
     except BaseException as error:
@@ -216,14 +229,21 @@ def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]
     database.budget.begin_within(LOAD_LIMIT_S)
     try:
         module = load_program(program, database.log.print_line)
-        raw = module.describe()
-        return module, with_durability(validate(raw), module.not_durable), encode_raw(raw)
+        return described(module)
     except (ProgramError, ModuleError, ModuleDefErrors) as error:
         raise InstallError(str(error)) from None
     except BudgetExceeded:
         raise InstallError(f"the module was not loaded within {LOAD_LIMIT_S:g} s") from None
     finally:
         database.budget.end()
+
+
+def described(module: Module) -> tuple[Module, ModuleDef, bytes]:
+    """A module with its definition, and that as BSATN. Raises ModuleError, ModuleDefErrors."""
+    raw = module.describe()
+    definition = with_durability(validate(raw), module.not_durable)
+    functions = [(spec.table, spec.row_type, spec.name) for spec in module.migrations]
+    return module, with_row_migrations(definition, functions), encode_raw(raw)
 
 
 def _row_filters(definition: ModuleDef) -> list[tuple[str, str]]:
@@ -283,6 +303,7 @@ def _bind(
                 reducer.is_private,
                 reducer.lifecycle,
                 log_name(reducer.name),
+                database.figures.reducer(reducer.name),
             )
         )
     database.install(module, definition, raw, dict(table_ids), program_hash, reducers, store.db(tables), tables)

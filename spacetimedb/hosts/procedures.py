@@ -319,6 +319,7 @@ class Procedures:
         before, log.function = log.function, call.name
         context = ReducerContext(who.identity, who.connection_id, Timestamp(timestamp), database.db, call)
         call.in_transaction = True
+        started = perf_counter_ns()
         try:
             database.budget.begin()
             result = function(context, *args, **kwargs)
@@ -333,6 +334,7 @@ class Procedures:
         finally:
             call.in_transaction = False
             log.function = before
+        database.figures.procedure(call.name).observe((perf_counter_ns() - started) // 1000)
         if deltas:
             database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
         call.horizon = database.horizon

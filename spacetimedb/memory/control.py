@@ -34,14 +34,19 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     64    reader 0               reader       eight words each, up to reader 15:
                                               +0 heartbeat, +1 pid, +2 connections, +3 subscriptions,
                                               +4 calls received, +5 messages sent, +6 bytes sent, +7 connections dropped
+    512                          actor        its board of figures (see `figures`), 16384 words
+    16896                        log keeper   its board, 2048 words
+    18944                        readers      their boards, 8192 words each
 
 Use the constants with `control.words` where it matters (a store is 30 ns), the properties elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
+from .figures import Board, Figure, figures
 from .region import Region
 
 NEXT_OFFSET: Final = 8
@@ -84,13 +89,19 @@ READER_DROPPED: Final = 7
 
 STARTING, RECOVERING, SERVING, STOPPED = 0, 1, 2, 3
 """Values of `actor_state`."""
-
-SIZE: Final = 4096
-"""Bytes of the block's region."""
-
-WORD_NAMES: Final = {
 DEFIANT: Final = (1 << 64) - 1
 """Value of `actor_heartbeat`."""
+
+ACTOR_BOARD: Final = (512, 16384)
+"""First word and words of the actor's figures."""
+LOG_KEEPER_BOARD: Final = (16896, 2048)
+READER_BOARDS: Final = 18944
+READER_BOARD_WORDS: Final = 8192
+
+SIZE: Final = 8 * (READER_BOARDS + READER_SLOTS * READER_BOARD_WORDS)
+"""Bytes of the block's region; what is not used takes no memory."""
+
+WORD_NAMES: Final = {
     "next_offset": NEXT_OFFSET,
     "transactions": TRANSACTIONS,
     "reducer_calls": REDUCER_CALLS,
@@ -170,6 +181,25 @@ class ControlBlock:
     @property
     def shutdown(self) -> bool:
         return self.words[SHUTDOWN] != 0
+
+    def actor_board(self) -> Board:
+        """The actor's figures, for the actor."""
+        return Board(self.words, *ACTOR_BOARD)
+
+    def log_keeper_board(self) -> Board:
+        """The log keeper's figures, for the log keeper."""
+        return Board(self.words, *LOG_KEEPER_BOARD)
+
+    def reader_board(self, slot: int) -> Board:
+        """A reader's figures, for the reader."""
+        return Board(self.words, READER_BOARDS + slot * READER_BOARD_WORDS, READER_BOARD_WORDS)
+
+    def figures(self) -> Iterator[Figure]:
+        """What is on all boards. Nobody waits for it."""
+        yield from figures(self.words, *ACTOR_BOARD)
+        yield from figures(self.words, *LOG_KEEPER_BOARD)
+        for slot in range(READER_SLOTS):
+            yield from figures(self.words, READER_BOARDS + slot * READER_BOARD_WORDS, READER_BOARD_WORDS)
 
     def get(self, name: str) -> int:
         """A word by its name in the table."""

@@ -7,6 +7,7 @@ Layout (u64 words, native order; every word on a cache line of its own)
     byte 128    tail               consumer's: byte position of the first record not taken yet
     byte 192    consumer_asleep    1 while the consumer sleeps, cleared by the producer that wakes it
     byte 256    producer_waits     1 while the producer waits for room, cleared by the consumer that wakes it
+    byte 320    waiting_since      producer's: monotonic microseconds at which it last sent into an empty mailbox
     byte 4096   data, `capacity` bytes
 
 Records have the framing of the commit ring (`ring.pack_record`, `ring.iter_records`). Positions are monotone byte
@@ -19,11 +20,14 @@ The sleep protocol is that of `ring`, with its fences.
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 from .region import STRONGLY_ORDERED, Region, fence, publish_fence
 from .ring import RecordTooLarge, RingCorrupt
 
 _MAGIC = 0x31584F424D425453
 _MAGIC_WORD, _CAPACITY_WORD, _HEAD_WORD, _TAIL_WORD, _ASLEEP_WORD, _WAITS_WORD = 0, 1, 8, 16, 24, 32
+_SINCE_WORD = 40
 _DATA = 4096
 
 
@@ -73,6 +77,8 @@ class MailboxWriter:
                 return False
             if not STRONGLY_ORDERED:
                 publish_fence()
+        if self._words[_TAIL_WORD] == head:
+            self._words[_SINCE_WORD] = monotonic_ns() // 1000
         at = head % self.capacity
         rest = self.capacity - at
         at += _DATA
@@ -144,6 +150,10 @@ class MailboxReader:
         self._words[_TAIL_WORD] = head
         self._tail = head
         return data
+
+    def waited_us(self) -> int:
+        """After draining: how long the oldest of the records had waited."""
+        return max(monotonic_ns() // 1000 - self._words[_SINCE_WORD], 0)
 
     def take_waiter(self) -> bool:
         """After draining: True if the producer waits for room; the caller then rings its bell."""

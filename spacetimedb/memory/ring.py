@@ -113,6 +113,18 @@ def _capacity(region: Region) -> int:
     return region.words[_CAPACITY_WORD]
 
 
+def lags(region: Region) -> dict[int, int]:
+    """Bytes that each active consumer has not taken yet, by slot. From any process, at any time."""
+    words = region.words
+    found = {}
+    for slot in range(SLOTS):
+        word = _SLOT_WORD + slot * _SLOT_STRIDE
+        if words[word + 1] & 1:
+            position = words[word]
+            found[slot] = max(words[_HEAD_WORD] - position, 0)
+    return found
+
+
 def activate(region: Region, slot: int) -> int:
     """Gives a slot to a consumer, at the head, and returns that position.
 

@@ -1,0 +1,74 @@
+"""Families of the metrics that the log keeper and the readers count on their boards; the actor's are in
+`hosts.figures`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spacetimedb.hosts import figures as actor
+from spacetimedb.memory.figures import COUNTER, HISTOGRAM, Family
+
+_DISK_US: Final = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
+_AGE_US: Final = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
+_SECONDS_US: Final = (1000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000)
+_TRANSACTIONS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+
+LOG_SYNC: Final = Family(
+    "spacetime_commitlog_sync_seconds", HISTOGRAM, "Duration of one fdatasync of the commit log.", (), 1e-6, _DISK_US
+)
+LOG_APPEND: Final = Family(
+    "spacetime_commitlog_append_seconds", HISTOGRAM, "Duration of writing one batch to the log.", (), 1e-6, _DISK_US
+)
+LOG_BATCH: Final = Family(
+    "spacetime_commitlog_batch_transactions",
+    HISTOGRAM,
+    "Transactions that became durable together.",
+    (),
+    1,
+    _TRANSACTIONS,
+)
+UPDATE_AGE: Final = Family(
+    "spacetime_update_age_seconds",
+    HISTOGRAM,
+    "From the timestamp of the oldest reducer call of a batch until its updates were handed to the sockets.",
+    (),
+    1e-6,
+    _AGE_US,
+)
+SPAWNED: Final = Family("spacetime_worker_ws_clients_spawned_total", COUNTER, "WebSocket clients that connected.")
+ENDED: Final = Family(
+    "spacetime_worker_ws_client_disconnections_total", COUNTER, "Ends of WebSocket connections.", ("cause",)
+)
+REJECTED: Final = Family(
+    "spacetime_worker_ws_client_rejections_total",
+    COUNTER,
+    "WebSocket clients that were not let in: the module's hook refused.",
+    ("cause",),
+)
+SUBSCRIBED: Final = Family(
+    "spacetime_num_queries_subscribed_total", COUNTER, "Queries of query sets that clients asked for."
+)
+COMPILE: Final = Family(
+    "spacetime_subscription_compile_time_sec",
+    HISTOGRAM,
+    "Compiling the queries of one Subscribe.",
+    ("workload",),
+    1e-6,
+    _SECONDS_US,
+)
+FAMILIES: Final = {
+    family.name: family
+    for family in (
+        *actor.FAMILIES,
+        LOG_SYNC,
+        LOG_APPEND,
+        LOG_BATCH,
+        UPDATE_AGE,
+        SPAWNED,
+        ENDED,
+        REJECTED,
+        SUBSCRIBED,
+        COMPILE,
+    )
+}
+"""By name; what a board holds that is not here is not shown."""
