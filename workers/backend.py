@@ -41,12 +41,13 @@ from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.backup_requests import BackupRequests
 from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.durable_answers import gone, until_durable
 from spacetimedb.workers.handlers import run_handler
 from spacetimedb.workers.large_answers import indexes_built, select
 from spacetimedb.workers.metrics import metrics_text
 from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
-from spacetimedb.workers.waiter import DatabaseGone, LogUnwritable, Waiter
+from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
     from spacetimedb.workers.reader import Reader
@@ -57,9 +58,6 @@ MAX_LOG_LINES_BEFORE_FOLLOWING: Final = 2500
 FOLLOWER_QUEUE: Final = 64
 ROWS_AT_A_TIME: Final = 1000
 """Rows of a result that are written as JSON before others have their turn."""
-LOG_UNWRITABLE: Final = (
-    "the commit log cannot be written: this is not safe on disk yet (with confirmed=false a query does not wait for that)"
-)
 LOG_BLOCK_BYTES: Final = 1 << 20
 TO_DEMO: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/demo/">\n'
 TO_DASHBOARD: Final = b'<!doctype html><meta http-equiv="refresh" content="0; url=/dashboard/">\n'
@@ -183,6 +181,7 @@ class ReaderBackend(BackupRequests):
                 clear=request.clear,
                 break_clients=request.break_clients,
                 token=request.migration_token,
+                durable_within_s=request.confirmation_timeout / 1e9,
             )
         return Published(Identity(result["identity"]), result["created"])
 
@@ -279,7 +278,7 @@ class ReaderBackend(BackupRequests):
             return CallOutcome(kind, text)
         if problem is not None:
             return CallOutcome(CallKind.BAD_ARGUMENTS, problem)
-        await _durable(link, waiter.horizon)
+        await until_durable(link, waiter.horizon)
         if outcome is Outcome.RETURNED:
             assert procedure is not None
             text = catalog.result_to_json(function, waiter.body)
@@ -303,7 +302,7 @@ class ReaderBackend(BackupRequests):
         try:
             await link.request(caller.identity, bytes(connection_id), caller.payload, requests, waiter, stays)
         except DatabaseGone:
-            raise _gone(link) from None
+            raise gone(link) from None
 
     async def sql(
         self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, text: str, confirmed: bool
@@ -339,7 +338,7 @@ class ReaderBackend(BackupRequests):
         if waiter.outcome is Outcome.SQL_ERROR:
             raise BackendError(400, waiter.body.decode())
         if confirmed:
-            await _durable(link, waiter.horizon)
+            await until_durable(link, waiter.horizon)
         inserted, deleted, updated = mail.ROW_COUNTS.unpack(waiter.body)
         return SqlOutcome('{"elements":[]}', "[]", waiter.duration_us, inserted, deleted, updated)
 
@@ -389,7 +388,7 @@ class ReaderBackend(BackupRequests):
             await trio.lowlevel.checkpoint()
         rows = "[" + ",".join(texts) + "]"
         if confirmed:
-            await _durable(link, horizon)
+            await until_durable(link, horizon)
         micros = round((trio.current_time() - started) * 1e6)
         return SqlOutcome(json.dumps(product_to_json(row_type)), rows, micros)
 
@@ -419,7 +418,7 @@ class ReaderBackend(BackupRequests):
         try:
             return await run_handler(link, request)
         except DatabaseGone:
-            raise _gone(link) from None
+            raise gone(link) from None
 
     # -- the server
 
@@ -462,22 +461,6 @@ def dashboard_pages() -> dict[str, tuple[str, bytes]]:
     pages["/dashboard"] = PAGE_KINDS[".html"], TO_DASHBOARD
     pages["/dashboard/"] = pages["/dashboard/index.html"]
     return pages
-
-
-async def _durable(link: DatabaseLink, horizon: int) -> None:
-    """Waits until so many transactions are durable. Raises BackendError."""
-    try:
-        await link.wait_durable(horizon)
-    except DatabaseGone:
-        raise _gone(link) from None
-    except LogUnwritable:
-        raise BackendError(503, LOG_UNWRITABLE) from None
-
-
-def _gone(link: DatabaseLink) -> BackendError:
-    """The database stopped while a request ran."""
-    why = link.down_reason or "the database stopped"
-    return BackendError(503, f"{why} while the request ran; it may have been executed")
 
 
 async def _stream(

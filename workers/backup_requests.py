@@ -15,6 +15,7 @@ from spacetimedb.hosts.mail import Outcome
 from spacetimedb.http.backend import BackendError, BackupFile, DatabaseInfo, Restored
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.durable_answers import until_durable
 from spacetimedb.workers.waiter import Waiter
 
 FILE_PIECE_BYTES: Final = 256 << 10
@@ -87,7 +88,7 @@ class BackupRequests:
             raise BackendError(403, waiter.body.decode())
         if waiter.outcome is not Outcome.SQL_DONE:
             raise BackendError(400, waiter.body.decode())
-        await link.wait_durable(waiter.horizon)
+        await until_durable(link, waiter.horizon)
         inserted: int = mail.ROW_COUNTS.unpack(waiter.body)[0]
         return inserted
 

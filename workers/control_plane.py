@@ -6,6 +6,7 @@ database; a running one goes on with its old program when anything fails. Reques
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -19,11 +20,12 @@ import trio
 from spacetimedb.auth.identity import derive_identity
 from spacetimedb.auth.keccak import keccak256
 from spacetimedb.log.control_store import DatabaseRow, NameClaimed, NameTaken
-from spacetimedb.schema.definition import ModuleDef, with_durability
+from spacetimedb.schema.definition import ModuleDef, with_durability, with_row_migrations
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.migration_text import plan_text
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
+from spacetimedb.types.algebraic import Product, decode_type
 from spacetimedb.workers.backups import Backups
 from spacetimedb.workers.control_error import ControlError
 from spacetimedb.workers.messages import DatabaseDown, Load, Loaded, Reply, Request
@@ -39,6 +41,9 @@ MAX_LOADED_BYTES: Final = 64 << 20
 """Longest answer of the process that loads a module."""
 MAX_LOADING: Final = 2
 """Modules that are loaded at the same time; others wait."""
+NOT_DURABLE: Final = "Database update failed: timeout waiting for transaction confirmation"
+"""It is in force all the same."""
+CONTROL_STORE_FAILED: Final = b"the server cannot write to its disk, which may be full; its output says more"
 LOAD_POINTS: Final = 600
 """Points of a load test that are kept; the oldest make room."""
 _pack: Final = msgspec.msgpack.encode
@@ -67,6 +72,9 @@ class ControlPlane:
             return Reply(request.request_id, "denied", 401, str(error).encode())
         except NameTaken as error:
             return Reply(request.request_id, "in_use", 400, str(error).encode())
+        except sqlite3.OperationalError as error:
+            self._supervisor.say(f"{request.method}: the control store cannot be written: {error}")
+            return Reply(request.request_id, "error", 507, CONTROL_STORE_FAILED)
         except Exception as error:
             self._supervisor.say(f"{request.method}: {type(error).__name__}: {error}")
             return Reply(request.request_id, "error", 500, b"internal error")
@@ -126,6 +134,7 @@ class ControlPlane:
         clear: bool,
         break_clients: bool,
         token: bytes | None,
+        durable_within_s: float,
     ) -> dict[str, Any]:
         """Creates, updates or resets a database. Returns its identity and whether it is new."""
         identity = identity or self.new_identity()
@@ -136,7 +145,7 @@ class ControlPlane:
             elif clear:
                 await self._create(identity, row.owner, program, row)
             else:
-                await self._update(row, program, break_clients, token)
+                await self._update(row, program, break_clients, token, durable_within_s)
         return {"identity": identity, "created": row is None}
 
     async def do_reset(self, identity: bytes, program: bytes | None) -> None:
@@ -235,12 +244,12 @@ class ControlPlane:
             answer = await self._answer_of_loader(program)
         try:
             result = msgspec.msgpack.decode(answer, type=Loaded)
-            definition = None if result.problem is not None else validate(decode_raw(result.definition))
+            definition = None if result.problem is not None else _definition(result)
         except Exception:  # module code runs in that process: it may have answered in its place
             raise ControlError(500, "the module ended its process while it was loaded") from None
         if definition is None:
             raise ControlError(500, str(result.problem))
-        return with_durability(definition, result.not_durable), result.libraries
+        return definition, result.libraries
 
     async def _answer_of_loader(self, program: bytes) -> bytes:
         order = _pack(Load(program, self._supervisor.confinement))
@@ -309,7 +318,9 @@ class ControlPlane:
             await database.attach_reader(link)
         await supervisor.tell_directory()
 
-    async def _update(self, row: DatabaseRow, program: bytes, break_clients: bool, token: bytes | None) -> None:
+    async def _update(
+        self, row: DatabaseRow, program: bytes, break_clients: bool, token: bytes | None, durable_within_s: float
+    ) -> None:
         if program == row.program:
             return
         new, libraries = await self._load(program)
@@ -327,10 +338,19 @@ class ControlPlane:
             raise ControlError(400, failed + text)
         database = self._supervisor.databases[row.identity]
         try:
-            await database.update(program, program_hash, break_clients, libraries)
+            is_durable = await database.update(program, program_hash, break_clients, libraries, durable_within_s)
         except DatabaseFailed as error:
             raise ControlError(400, failed + str(error)) from None
         self._supervisor.store.set_program(row.identity, program, program_hash)
+        if not is_durable:
+            raise ControlError(504, NOT_DURABLE)
+
+
+def _definition(loaded: Loaded) -> ModuleDef:
+    """The definition of a program that was loaded, with what the raw definition does not say."""
+    definition = with_durability(validate(decode_raw(loaded.definition)), loaded.not_durable)
+    migrations = [(table, decode_type(row_type)[0], name) for table, row_type, name in loaded.migrations]
+    return with_row_migrations(definition, [(t, r, n) for t, r, n in migrations if isinstance(r, Product)])
 
 
 async def _kill(process: trio.Process) -> None:

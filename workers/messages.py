@@ -178,12 +178,14 @@ class Load(msgspec.Struct):
 
 class Loaded(msgspec.Struct):
     """`problem` None: `definition` is the raw module definition as BSATN; else a text for the author. `libraries`:
-    those beside Python's own that it imports. `not_durable`: tables whose rows are not kept."""
+    those beside Python's own that it imports. `not_durable`: tables whose rows are not kept. `migrations`: table, row
+    type (BSATN) and name of each migration function."""
 
     definition: bytes
     problem: str | None
     libraries: list[str] = []
     not_durable: list[str] = []
+    migrations: list[tuple[str, bytes, str]] = []
 
 
 # supervisor -> restorer
@@ -228,6 +230,8 @@ class LogKeeperSetup(_Message):
 
     log_directory: str | None
     module_log_directory: str
+    distrust: bool = False
+    """The log keeper before failed to write or sync: only what is known to be durable counts."""
 
 
 class LogAttachReader(_Message):
@@ -246,9 +250,10 @@ class LogKeeperReady(_Message):
 
 
 class LogKeeperFailed(_Message):
-    """The log cannot be opened; the text says why."""
+    """The log cannot be opened; the text says why. `is_full`: for want of room."""
 
     text: str
+    is_full: bool = False
 
 
 class LogKeeperDone(_Message):

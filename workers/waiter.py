@@ -11,6 +11,10 @@ class DatabaseGone(Exception):
     """The database stopped while the request waited."""
 
 
+class LogUnwritable(Exception):
+    """The commit log cannot be written: what was waited for does not become durable."""
+
+
 class Waiter:
     """A request over HTTP: set once with the outcome that ended it."""
 

@@ -14,8 +14,9 @@ No room is no failure: `append` raises NoRoom, what it has written of the next c
 appended later. A segment that cannot be followed by a new one for want of room just goes on growing.
 
 After any other failed operation the writer refuses everything else with LogFailed: what a failed write or fdatasync
-left on disk is unknown, only a new process that reads the disk again knows what is there. (A fdatasync that finds no
-room has failed like any other.)
+left on disk is unknown. (A fdatasync that finds no room has failed like any other.) Reading it again does not help: it
+may come from the page cache and never have reached the disk. So the writer that is opened next with `distrust` cuts off
+all that is behind the mark, to be appended and synced anew.
 """
 
 from __future__ import annotations
@@ -103,11 +104,15 @@ class CommitLogWriter:
 
     @classmethod
     def open(
-        cls, directory: Path, files: FileSystem = OPERATING_SYSTEM, max_segment_bytes: int = MAX_SEGMENT_BYTES
+        cls,
+        directory: Path,
+        files: FileSystem = OPERATING_SYSTEM,
+        max_segment_bytes: int = MAX_SEGMENT_BYTES,
+        distrust: bool = False,
     ) -> CommitLogWriter:
         """Opens the log, creating it if there is none, and makes its end fit for appending.
 
-        Raises LogDamaged, LogLocked, OSError.
+        `distrust`: after a failed sync; only what is known to be durable stays. Raises LogDamaged, LogLocked, OSError.
         """
         files.make_directory(directory)
         try:
@@ -116,12 +121,30 @@ class CommitLogWriter:
             raise LogLocked(errno.EWOULDBLOCK, f"commit log {directory} is in use by another process") from error
         writer = cls(directory, files, max_segment_bytes, lock)
         try:
+            if distrust:
+                writer._cut_unsynced()
             writer._open()
         except BaseException:
             writer._failed = True
             writer.close()
             raise
         return writer
+
+    def _cut_unsynced(self) -> None:
+        """Cuts off what is behind the last segment's mark."""
+        segments = list_segments(self._files, self.directory)
+        mark = read_mark(self._files, segments[-1][1]) if segments else None
+        if mark is None:
+            return
+        path = segments[-1][1]
+        if len(self._files.read(path)) <= mark.end:
+            return
+        fd = self._files.open(path)
+        try:
+            self._files.truncate(fd, mark.end)
+            self._files.sync_data(fd)
+        finally:
+            self._files.close(fd)
 
     def _open(self) -> None:
         files = self._files
