@@ -234,3 +234,54 @@ def test_indexes_come_and_go_under_live_queries(server: ServerProcess) -> None:
                     assert "Subscriptions require indexes on join columns" in answer.error
 
     trio.run(run)
+
+
+SPLIT = """
+class OldPerson(Row):
+    id: Pk[u64]
+    name: str
+
+@m.table(public=True)
+class Person(Row):
+    first: str
+    id: Pk[u64] = auto_inc()
+
+@m.migration("person", OldPerson)
+def first_names(ctx: ReducerContext, old: OldPerson) -> None:
+    ctx.db[Person].insert(Person(id=old.id, first=old.name.partition(" ")[0]))
+
+@m.reducer
+def add(ctx: ReducerContext, name: str) -> None:
+    ctx.db[Person].insert(Person(first=name))
+"""
+
+
+def test_rows_go_through_a_function(start_server: ServerFactory) -> None:
+    server = start_server(readers=1)
+    publish(server, "mig-rows", HEAD + PERSON)
+    server.call("mig-rows", "add", "Ann Lee")
+    server.call("mig-rows", "add", "Bob Ray")
+    ends: list[tuple[list[object], str]] = []
+
+    async def run() -> None:
+        async with open_session(server.base_url, "mig-rows") as session:
+            await subscribe(session, "SELECT * FROM person")
+            broken = HEAD + SPLIT.replace('partition(" ")[0]', 'partition(" ")[3]')
+            with pytest.raises(RequestFailed, match="first_names failed for OldPerson.*IndexError"):
+                await trio.to_thread.run_sync(lambda: publish(server, "mig-rows", broken, break_clients=True))
+            await trio.to_thread.run_sync(lambda: publish(server, "mig-rows", HEAD + SPLIT, break_clients=True))
+            ends.append(await to_the_end(session))
+
+    trio.run(run)
+    messages, reason = ends[0]
+    assert "module exited" in reason
+    assert [b"Ann Lee" in rows_in(m) for m in messages if isinstance(m, v2.TransactionUpdate)] == [True]
+    expected = [["Ann", 1], ["Bob", 2]]
+    assert sorted(server.sql("mig-rows", "SELECT * FROM person")) == expected
+    columns = server.sql("mig-rows", "SELECT col_name FROM st_column WHERE table_id >= 4096")
+    assert columns == [["first"], ["id"]]
+    server.kill()
+    server.start()
+    assert sorted(server.sql("mig-rows", "SELECT * FROM person")) == expected
+    server.call("mig-rows", "add", "Cid")
+    assert sorted(server.sql("mig-rows", "SELECT * FROM person"))[-1][0] == "Cid"

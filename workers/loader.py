@@ -16,6 +16,7 @@ from spacetimedb.hosts.program import ProgramError, libraries_of, load_libraries
 from spacetimedb.module.errors import ModuleError
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.validation import ModuleDefErrors, validate
+from spacetimedb.types.algebraic import encode_type
 from spacetimedb.workers.messages import Load, Loaded
 from spacetimedb.workers.sandbox import NotConfined, confine
 
@@ -51,7 +52,8 @@ def load(program: bytes) -> Loaded:
         validate(raw)
     except (ProgramError, ModuleError, ModuleDefErrors) as error:
         return Loaded(b"", str(error))
-    return Loaded(encode_raw(raw), None, not_durable=list(module.not_durable))
+    migrations = [(spec.table, encode_type(spec.row_type), spec.name) for spec in module.migrations]
+    return Loaded(encode_raw(raw), None, not_durable=list(module.not_durable), migrations=migrations)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
 from msgspec.structs import replace
 
-from spacetimedb.schema.definition import ColumnDef, IndexDef, SequenceDef, TableDef, UniqueDef
+from spacetimedb.schema.definition import ColumnDef, IndexDef, RowMigrationDef, SequenceDef, TableDef, UniqueDef
 from spacetimedb.schema.migration import MigrationPlan, Step, StepKind
 from spacetimedb.schema.migration_text import debug_line, log_line
 from spacetimedb.schema.system import (
@@ -125,6 +125,8 @@ class Migration:
         self._plan = plan
         self._shapes = shapes
         self._say = say
+        self._replaced: list[tuple[Step, Table]] = []
+        """Old tables whose rows go through a function of the module."""
         self._old_ids = dict(table_ids)
         self._catalogue = StoredCatalogue(store)
         self._before: dict[int, Table] | None = None
@@ -155,11 +157,23 @@ class Migration:
         """Makes everything final. Returns what changed, as `Store.commit` does, ascending by table id."""
         assert self._before is not None
         moves = [delta for old, new in self._moved for delta in _moving(old, new)]
+        moves += [_leaving(old) for _step, old in self._replaced if old.refs_by_key]
         deltas = [*self._store.commit(), *moves, *map(_logged_anew, self._changed_durability)]
         for table_id, table in self._before.items():
             if table_id not in self._store.tables:
                 self._store.retire(table)
         return sorted(deltas, key=lambda delta: delta.table_id)
+
+    def old_rows(self) -> Iterator[tuple[RowMigrationDef, Sequence[bytes]]]:
+        """Functions of the module with the rows (BSATN) that each is to take over. After `run`."""
+        for step, old in self._replaced:
+            assert step.migration is not None
+            yield step.migration, old.images()
+
+    @property
+    def made(self) -> list[Table]:
+        """Tables with an id that is new. After `run`."""
+        return self._made
 
     def undo(self) -> None:
         """Leaves the store as it was before `run`, wherever that stopped."""
@@ -232,13 +246,23 @@ class Migration:
         self._catalogue.remove(ST_ROW_LEVEL_SECURITY_ID, sql=step.name)
 
     def _remove_table(self, step: Step) -> None:
-        if self._store.tables[self.table_ids[step.name]].row_count:
+        table = self._store.tables[self.table_ids[step.name]]
+        if step.migration is not None:
+            self._replaced.append((step, table))
+        elif table.row_count:
             raise MigrationFailed(
                 f"Cannot remove table `{step.name}`: table contains data. Clear the table's rows (e.g. via a reducer) "
                 "before removing it from your schema."
             )
         self._told(step)
         self._catalogue.forget_table(self.table_ids.pop(step.name), step.name)
+
+    def _replace_table(self, step: Step) -> None:
+        """Another table under the same name; sequences that keep their names go on."""
+        self._told(step)
+        old = self._store.tables[self.table_ids[step.name]]
+        self._replaced.append((step, old))
+        self._come_anew(old, step.table)
 
     def _change_columns(self, step: Step) -> None:
         """Columns whose types grow, of a table that keeps its rows; any columns of an event table, which has none."""
@@ -261,12 +285,18 @@ class Migration:
             constraints=tuple(c for c in table.constraints if c.name not in coming[StepKind.ADD_CONSTRAINT]),
             sequences=tuple(s for s in table.sequences if s.name not in coming[StepKind.ADD_SEQUENCE]),
         )
+        self._come_anew(old, staying)
+
+    def _come_anew(self, old: Table, table: TableDef) -> None:
+        """The catalogue's rows of a table with an id that is new."""
+        name = table.name
         reserved = {row.sequence_name: row.allocated for row in self._catalogue.forget_table(old.table_id, name)}
         reserved |= {s.definition.name: s.allocated for s in old.sequences if s.is_bound}
-        table_id = self.table_ids[name] = self._catalogue.add_table(staying)
-        for sequence in staying.sequences:
-            key = {"table_id": table_id, "sequence_name": sequence.name}
-            self._catalogue.change(ST_SEQUENCE_ID, key, allocated=reserved[sequence.name])
+        table_id = self.table_ids[name] = self._catalogue.add_table(table)
+        for sequence in table.sequences:
+            if sequence.name in reserved:
+                key = {"table_id": table_id, "sequence_name": sequence.name}
+                self._catalogue.change(ST_SEQUENCE_ID, key, allocated=reserved[sequence.name])
 
     def _change_index_source_name(self, step: Step) -> None:
         self._told(step)
@@ -394,6 +424,7 @@ class Migration:
         gone = {self._old_ids[name] for name in old} | set(self._dropped_views)
         tables = {table_id: table for table_id, table in store.tables.items() if table_id not in gone}
         moving = {step.name: step for step in self._plan.steps if step.kind is StepKind.ADD_COLUMNS}
+        replaced = {step.name for step, _ in self._replaced}
         for definition in self._plan.new.all_tables:
             name = definition.name
             table_id, shape = self.table_ids[name], self._shapes[name]
@@ -401,6 +432,9 @@ class Migration:
                 before = store.tables[self._old_ids[name]]
                 table = store.successor(before, table_id, definition, shape, self._images(moving[name]))
                 self._moved.append((before, table))
+            elif name in replaced:
+                before = store.tables[self._old_ids[name]]
+                table = store.successor(before, table_id, definition, shape, [])
             elif name in old:
                 table = tables[table_id] = store.rebuilt(table_id, definition, shape)
                 if table.row_count and definition.is_durable != old[name].is_durable:
@@ -421,6 +455,7 @@ _STEPS: Final[dict[StepKind, Callable[[Migration, Step], None]]] = {
     StepKind.REMOVE_VIEW: Migration._remove_view,
     StepKind.REMOVE_ROW_FILTER: Migration._remove_row_filter,
     StepKind.REMOVE_TABLE: Migration._remove_table,
+    StepKind.REPLACE_TABLE: Migration._replace_table,
     StepKind.CHANGE_COLUMNS: Migration._change_columns,
     StepKind.RESCHEMA_EVENT_TABLE: Migration._change_columns,
     StepKind.ADD_COLUMNS: Migration._add_columns,
@@ -442,14 +477,19 @@ _STEPS: Final[dict[StepKind, Callable[[Migration, Step], None]]] = {
 }
 
 
+def _leaving(old: Table) -> TableDelta:
+    """All rows of a table are gone."""
+    images, refs = old.images(), list(old.refs_by_key.values())
+    return TableDelta(old.table_id, old.flags | TRUNCATED, old.row_length, images, [], refs, [])
+
+
 def _moving(old: Table, new: Table) -> list[TableDelta]:
     """What moving the rows of a table to another id means: all of the old are gone, all of the new have come."""
     if not old.refs_by_key:
         return []
-    gone, refs = old.images(), list(old.refs_by_key.values())
     come, new_refs = new.images(), list(new.refs_by_key.values())
     return [
-        TableDelta(old.table_id, old.flags | TRUNCATED, old.row_length, gone, [], refs, []),
+        _leaving(old),
         TableDelta(new.table_id, new.flags, new.row_length, [], come, [], new_refs),
     ]
 

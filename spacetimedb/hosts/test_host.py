@@ -19,8 +19,8 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast, overload
 from spacetimedb.hosts.database import Caller, Database, Reducer, caller
 from spacetimedb.hosts.delta import Changes, Delta
 from spacetimedb.hosts.handler_calls import HandlerCall, decode_answer, encode_call
-from spacetimedb.hosts.installation import InstallError, create_from, recover_from
-from spacetimedb.hosts.mail import ANSWER_HEAD, Outcome
+from spacetimedb.hosts.installation import InstallError, create_from, described, recover_from, update_from
+from spacetimedb.hosts.mail import ANSWER, ANSWER_HEAD, Outcome
 from spacetimedb.hosts.procedures import HttpExchange, Inline
 from spacetimedb.hosts.test_clients import Subscribers, Subscription
 from spacetimedb.hosts.view_evaluation import ViewFailed
@@ -39,9 +39,6 @@ from spacetimedb.module import (
     ViewContext,
 )
 from spacetimedb.module.http import Headers, HttpResponse
-from spacetimedb.schema.definition import with_durability
-from spacetimedb.schema.raw import encode_raw
-from spacetimedb.schema.validation import validate
 from spacetimedb.store.commit_record import COMMIT, LOGGED, TableChange, changes, header, log_payload
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.special import ConnectionId, Identity, Timestamp
@@ -95,8 +92,7 @@ class TestHost:
         self._connections = 0
         self._returned = b""
         self._callers: dict[Identity, Caller] = {}
-        raw = module.describe()
-        self._loaded = (module, with_durability(validate(raw), module.not_durable), encode_raw(raw))
+        self._loaded = described(module)
         self._reducers = {id(spec.function): spec for spec in module.reducers}
         self._database = self._fresh()
         try:
@@ -294,7 +290,27 @@ class TestHost:
         rows = [found.decode(image) for image in images]
         return (rows[0] if rows else None) if spec.form == "option" else rows
 
-    # -- restart
+    # -- update and restart
+
+    def publish(self, module: Module, break_clients: bool = False) -> Delta:
+        """Another version of the module takes over, as `spacetime publish` does it: rows stay, or go through migration
+        functions. Returns what changed; raises InstallError with the publisher's text, and nothing has changed then.
+
+        What disconnects clients needs `break_clients`; they are gone afterwards. Subscriptions end in any case.
+        """
+        loaded = described(module)
+        hash_of_version = hashlib.sha256(f"{id(module)}".encode()).digest()
+        update_from(self._database, loaded, b"", hash_of_version, break_clients)
+        self.module, self._loaded = module, loaded
+        self._reducers = {id(spec.function): spec for spec in module.reducers}
+        known = {(c.reader, c.connection) for c in self._database.clients.values()}
+        self._callers = {who: c for who, c in self._callers.items() if (c.reader, c.connection) in known}
+        tables = self._database.tables
+        self._keys |= {table.table_id: (key, table) for key, table in tables.items()}
+        delta, _answer = self._take()
+        self._bind()
+        self._note_failure()
+        return delta
 
     def restart(self, crash: bool = False) -> None:
         """Builds the database anew from its log.
@@ -382,7 +398,7 @@ class TestHost:
                 changed = changes(record, 0, head.table_count)
                 deltas.append(self._decode(changed))
                 self._subscribers.follow(head.flags, changed)
-            elif refusals is not None:
+            elif refusals is not None and record[4] == ANSWER:
                 outcome, length = ANSWER_HEAD.unpack_from(record)[2], ANSWER_HEAD.unpack_from(record)[8]
                 body = record[ANSWER_HEAD.size : ANSWER_HEAD.size + length]
                 if outcome == Outcome.RETURNED:

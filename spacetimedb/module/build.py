@@ -23,6 +23,7 @@ from .declared import DeclaredFunction, DeclaredRoute, DeclaredTable, class_line
 from .errors import ModuleError
 from .http import Request, Response
 from .resolver import BadAnnotation, Case, function_annotations
+from .row_migrations import DeclaredMigration, MigrationSpec, migration_specs
 from .specs import HandlerSpec, ProcedureSpec, ReducerSpec, RouteSpec, TableSpec, ViewSpec
 
 ROUTE_PATH: Final = re.compile(r"(/[a-z0-9\-_~/]*)?")
@@ -42,10 +43,15 @@ class Built(NamedTuple):
     params: dict[str, Product]
     view_columns: dict[str, list[str]]
     explicit_names: list[tuple[Literal["Table", "Function"], str]]
+    migrations: list[MigrationSpec]
 
 
 def build(
-    case: Case, tables: list[DeclaredTable], functions: list[DeclaredFunction], routes: list[DeclaredRoute]
+    case: Case,
+    tables: list[DeclaredTable],
+    functions: list[DeclaredFunction],
+    routes: list[DeclaredRoute],
+    migrations: list[DeclaredMigration],
 ) -> Built:
     """Specs of a module. Raises ModuleError."""
     check = Check(case, tables, functions)
@@ -73,6 +79,7 @@ def build(
     whole.one_per_event()
     handlers, route_specs = whole.http(routes)
     whole.unique_types()
+    row_migrations = migration_specs(check, migrations)
     if check.problems:
         raise ModuleError(check.problems)
     explicit: list[tuple[Literal["Table", "Function"], str]] = [("Table", t.name) for t in tables if t.explicit]
@@ -89,6 +96,7 @@ def build(
         function_checks.params,
         function_checks.view_columns,
         explicit,
+        row_migrations,
     )
 
 

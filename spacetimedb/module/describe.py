@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from spacetimedb.schema.raw import (
     CaseConversionPolicy,
@@ -36,9 +36,11 @@ from spacetimedb.schema.raw import (
 )
 from spacetimedb.types.algebraic import AlgebraicType, Array, Product, Ref, option, query_of
 
-from .build import Built
 from .resolver import Case
 from .specs import IndexSpec, TableSpec, ViewSpec
+
+if TYPE_CHECKING:
+    from .build import Built
 
 LIFECYCLES: Final = {
     "init": Lifecycle.INIT,
@@ -53,7 +55,7 @@ def definition(built: Built, case: Case, row_filters: list[str]) -> RawModuleDef
     return RawModuleDefV10.of(
         typespace=built.typespace,
         types=[RawType(RawTypeName((), name), ref) for name, ref in built.types],
-        tables=[_table(t) for t in built.tables],
+        tables=[raw_table(t) for t in built.tables],
         reducers=[
             RawReducer(r.source_name, built.params[r.source_name], _visible(r.is_private)) for r in built.reducers
         ],
@@ -81,15 +83,21 @@ def definition(built: Built, case: Case, row_filters: list[str]) -> RawModuleDef
         http_routes=[RawHttpRoute(r.handler, _method(r.method), r.path) for r in built.routes],
         row_level_security=[RawRowLevelSecurity(sql) for sql in row_filters],
         explicit_names=[RawExplicitName(kind, name, name) for kind, name in built.explicit_names],
-        case_conversion_policy=CaseConversionPolicy.SNAKE_CASE if case == "snake" else CaseConversionPolicy.NONE,
+        case_conversion_policy=policy(case),
     )
+
+
+def policy(case: Case) -> CaseConversionPolicy:
+    """How canonical names are made."""
+    return CaseConversionPolicy.SNAKE_CASE if case == "snake" else CaseConversionPolicy.NONE
 
 
 def _visible(is_private: bool) -> Visibility:
     return Visibility.PRIVATE if is_private else Visibility.CLIENT_CALLABLE
 
 
-def _table(table: TableSpec) -> RawTable:
+def raw_table(table: TableSpec) -> RawTable:
+    """A table of a definition."""
     columns = list(enumerate(table.columns))
     return RawTable(
         source_name=table.source_name,

@@ -23,6 +23,7 @@ from .describe import definition
 from .http import Request, Response
 from .query import Query
 from .resolver import Case
+from .row_migrations import DeclaredMigration, MigrationSpec, is_row_class
 from .rows import Declaration, Row, Schedule, Struct
 from .specs import (
     HandlerSpec,
@@ -102,6 +103,7 @@ class Module:
         self._routes: list[DeclaredRoute] = []
         self._row_filters: list[str] = []
         self._repeats: list[RepeatSpec] = []
+        self._migrations: list[DeclaredMigration] = []
         self._built: Built | None = None
 
     # -- tables
@@ -277,6 +279,26 @@ class Module:
 
         return decorate
 
+    def migration(
+        self, table: str, old: type[R]
+    ) -> Callable[[Callable[[ReducerContext, R], None]], Callable[[ReducerContext, R], None]]:
+        """Takes over rows of a table (by its name in SQL) that are stored with the columns of another row class.
+
+        When such a module is published, the table is made anew and the function gets every old row, all in one
+        transaction; what it inserts into any table is what stays. If it raises, nothing has changed. A table that
+        is in the module no more is removed. Clients are disconnected, as for every new column. Where the stored table
+        has other columns than `old` the function is not used: it can stay for databases that have not been updated.
+        """
+        if not is_row_class(old):
+            raise TypeError(f"rows of the old table are described by a class that derives from Row, not {old!r}")
+
+        def decorate(function: Callable[[ReducerContext, R], None]) -> Callable[[ReducerContext, R], None]:
+            self._built = None
+            self._migrations.append(DeclaredMigration(table, old, function))
+            return function
+
+        return decorate
+
     def row_filter(self, sql: str) -> None:
         """Lets clients see only those rows of a public table that a query selects; several filters add up.
 
@@ -336,7 +358,7 @@ class Module:
     def build(self) -> Built:
         """Checks everything and returns all specs. Raises ModuleError with every problem."""
         if self._built is None:
-            self._built = build(self.case, self._tables, self._functions, self._routes)
+            self._built = build(self.case, self._tables, self._functions, self._routes, self._migrations)
         return self._built
 
     def describe(self) -> RawModuleDefV10:
@@ -369,6 +391,11 @@ class Module:
     def handlers(self) -> list[HandlerSpec]:
         """HTTP handlers."""
         return self.build().handlers
+
+    @property
+    def migrations(self) -> list[MigrationSpec]:
+        """Functions for rows of tables as they once were."""
+        return self.build().migrations
 
     @property
     def routes(self) -> list[RouteSpec]:

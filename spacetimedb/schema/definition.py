@@ -13,7 +13,7 @@ level; ``all_tables`` and the ``*_ids`` maps go through all levels, depth first 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -182,8 +182,18 @@ class SubmoduleDef(Struct, frozen=True):
     module: ModuleDef
 
 
+class RowMigrationDef(Struct, frozen=True):
+    """A function of the module takes over the rows of ``table`` (canonical full name) if it is stored with the columns
+    of ``row_type`` (canonical names, inlined)."""
+
+    table: str
+    row_type: Product
+    function: str
+
+
 class ModuleDef(Struct, frozen=True, dict=True, eq=False):
-    """A whole validated definition. ``version`` is 9 or 10, that of the raw definition it came from."""
+    """A whole validated definition. ``version`` is 9 or 10, that of the raw definition it came from; raw definitions
+    say nothing of ``row_migrations``, see ``with_row_migrations``."""
 
     version: int
     typespace: Typespace
@@ -198,6 +208,7 @@ class ModuleDef(Struct, frozen=True, dict=True, eq=False):
     http_routes: tuple[HttpRouteDef, ...] = ()
     row_level_security: tuple[str, ...] = ()
     submodules: tuple[SubmoduleDef, ...] = ()
+    row_migrations: tuple[RowMigrationDef, ...] = ()
 
     @cached_property
     def tables_by_name(self) -> Mapping[str, TableDef]:
@@ -282,6 +293,11 @@ def with_durability(definition: ModuleDef, not_durable: Collection[str]) -> Modu
     )
     tables = tuple(replace(table, is_durable=table.name not in names) for table in definition.tables)
     return replace(definition, tables=tables, submodules=submodules)
+
+
+def with_row_migrations(definition: ModuleDef, migrations: Iterable[tuple[str, Product, str]]) -> ModuleDef:
+    """The definition with these migration functions: table, row type and function of each."""
+    return replace(definition, row_migrations=tuple(RowMigrationDef(*migration) for migration in migrations))
 
 
 def prefixed_table(namespace: str, table: TableDef) -> TableDef:

@@ -4,6 +4,11 @@ Tables, views, indexes, sequences and constraints are matched by full canonical 
 one added. Functions and types are not compared: they may always change. The indexes, constraints and sequences of a
 table that is added or removed have no steps of their own.
 
+A module may have functions that take over the rows of a table as it once was. Such a function is used when the stored
+table has exactly those columns and the new one has others, is gone, or could not be reached otherwise: the table is
+then replaced by the new one (``REPLACE_TABLE``) or removed (``REMOVE_TABLE`` with ``migration``), and its old rows go
+through the function, which writes to any table. Clients are disconnected. Upstream has nothing of this kind.
+
 Steps are sorted by kind in the order of ``StepKind``, then by namespace and name. A plan *breaks clients* when it
 disconnects them. Row filters are always dropped and created anew; only a changed set of them breaks clients.
 
@@ -21,6 +26,7 @@ from spacetimedb.schema.definition import (
     ColumnDef,
     IndexDef,
     ModuleDef,
+    RowMigrationDef,
     ScheduleDef,
     SequenceDef,
     TableDef,
@@ -41,24 +47,25 @@ class StepKind(IntEnum):
     REMOVE_VIEW = 4
     REMOVE_ROW_FILTER = 5
     REMOVE_TABLE = 6
-    CHANGE_COLUMNS = 7
-    RESCHEMA_EVENT_TABLE = 8
-    ADD_COLUMNS = 9
-    CHANGE_INDEX_SOURCE_NAME = 10
-    CHANGE_TABLE_ACCESSOR_NAME = 11
-    CHANGE_COLUMN_ACCESSOR_NAME = 12
-    ADD_TABLE = 13
-    ADD_INDEX = 14
-    ADD_CONSTRAINT = 15
-    ADD_SEQUENCE = 16
-    ADD_SCHEDULE = 17
-    ADD_VIEW = 18
-    ADD_ROW_FILTER = 19
-    CHANGE_ACCESS = 20
-    CHANGE_PRIMARY_KEY = 21
-    CHANGE_DURABILITY = 22
-    UPDATE_VIEW = 23
-    DISCONNECT_ALL_USERS = 24
+    REPLACE_TABLE = 7
+    CHANGE_COLUMNS = 8
+    RESCHEMA_EVENT_TABLE = 9
+    ADD_COLUMNS = 10
+    CHANGE_INDEX_SOURCE_NAME = 11
+    CHANGE_TABLE_ACCESSOR_NAME = 12
+    CHANGE_COLUMN_ACCESSOR_NAME = 13
+    ADD_TABLE = 14
+    ADD_INDEX = 15
+    ADD_CONSTRAINT = 16
+    ADD_SEQUENCE = 17
+    ADD_SCHEDULE = 18
+    ADD_VIEW = 19
+    ADD_ROW_FILTER = 20
+    CHANGE_ACCESS = 21
+    CHANGE_PRIMARY_KEY = 22
+    CHANGE_DURABILITY = 23
+    UPDATE_VIEW = 24
+    DISCONNECT_ALL_USERS = 25
 
 
 Part = IndexDef | UniqueDef | SequenceDef | ScheduleDef | ColumnDef
@@ -67,7 +74,7 @@ Part = IndexDef | UniqueDef | SequenceDef | ScheduleDef | ColumnDef
 class Step(Struct, frozen=True):
     """One step. ``name`` is what it concerns (SQL for a row filter); ``old_table`` and ``new_table`` (``old_view``,
     ``new_view``) are the table (view) it stands in before and after, ``part`` the index, constraint, ... of that table:
-    the one that goes for removals, else the new one."""
+    the one that goes for removals, else the new one. ``migration`` is the function that the old rows go through."""
 
     kind: StepKind
     name: str = ""
@@ -76,6 +83,7 @@ class Step(Struct, frozen=True):
     old_view: ViewDef | None = None
     new_view: ViewDef | None = None
     part: Part | None = None
+    migration: RowMigrationDef | None = None
 
     @property
     def table(self) -> TableDef:
@@ -145,10 +153,11 @@ class _Planner:
         old_tables, new_tables = self._old.tables_by_name, self._new.tables_by_name
         for name in sorted(old_tables.keys() | new_tables.keys()):
             old, new = old_tables.get(name), new_tables.get(name)
+            migration = None if old is None else self._migration(old)
             if old is not None and new is not None:
-                self._compare_tables(old, new)
+                self._compare_or_replace(old, new, migration)
             elif old is not None:
-                self._steps.append(Step(StepKind.REMOVE_TABLE, name, old_table=old))
+                self._steps.append(Step(StepKind.REMOVE_TABLE, name, old_table=old, migration=migration))
                 self._disconnects = True
             else:
                 self._steps.append(Step(StepKind.ADD_TABLE, name, new_table=new))
@@ -159,6 +168,24 @@ class _Planner:
         if self._disconnects:
             self._steps.append(Step(StepKind.DISCONNECT_ALL_USERS))
         return MigrationPlan(self._old, self._new, tuple(sorted(self._steps, key=_order)))
+
+    def _migration(self, old: TableDef) -> RowMigrationDef | None:
+        """The function for the rows of this table, if there is one."""
+        found = (m for m in self._new.row_migrations if m.table == old.name and m.row_type == old.row_type)
+        return next(found, None)
+
+    def _compare_or_replace(self, old: TableDef, new: TableDef, migration: RowMigrationDef | None) -> None:
+        steps, errors = len(self._steps), len(self._errors)
+        self._compare_tables(old, new)
+        if migration is None:
+            return
+        scheduling = (StepKind.ADD_SCHEDULE, StepKind.REMOVE_SCHEDULE)
+        is_refused = len(self._errors) > errors or any(step.kind in scheduling for step in self._steps[steps:])
+        if old.row_type == new.row_type and not is_refused:
+            return
+        del self._steps[steps:], self._errors[errors:]
+        self._steps.append(Step(StepKind.REPLACE_TABLE, new.name, old, new, migration=migration))
+        self._disconnects = True
 
     def _add(self, kind: StepKind, name: str, old: TableDef, new: TableDef, part: Part | None = None) -> None:
         self._steps.append(Step(kind, name, old, new, part=part))

@@ -82,8 +82,11 @@ class _Printer:
             case StepKind.ADD_TABLE:
                 self._added_table(step.table)
             case StepKind.REMOVE_TABLE:
-                self._entry("removed", f"table: {self._of_table(step)}")
+                self._entry("removed", f"table: {self._of_table(step)}{_through(step)}")
                 self._lines.append("")
+            case StepKind.REPLACE_TABLE:
+                self._entry("changed", f"table {self._of_table(step)}{_through(step)}")
+                self._table_parts(step.table)
             case StepKind.ADD_VIEW:
                 self._view("created", step.view)
             case StepKind.REMOVE_VIEW:
@@ -145,6 +148,9 @@ class _Printer:
     def _added_table(self, table: TableDef) -> None:
         access = self._part("access", _access(table))
         self._entry("created", f"user table: {self._part('table', table.name)} ({access})")
+        self._table_parts(table)
+
+    def _table_parts(self, table: TableDef) -> None:
         self._section("Columns", [self._typed(column.name, column.algebraic_type) for column in table.columns])
         self._section(
             "Unique constraints", sorted(f"{c.name} on {_columns(table, c.columns)}" for c in table.constraints)
@@ -210,6 +216,8 @@ def log_line(step: Step) -> str | None:
             return f"Creating table `{name}`"
         case StepKind.REMOVE_TABLE:
             return f"Dropping table `{name}`"
+        case StepKind.REPLACE_TABLE:
+            return f"Replacing table `{name}`"
         case StepKind.ADD_INDEX:
             return f"Creating index `{name}` on table `{step.table.name}`"
         case StepKind.REMOVE_INDEX:
@@ -325,6 +333,10 @@ def _columns(table: TableDef, positions: Sequence[int]) -> str:
 
 def _access(table: TableDef) -> str:
     return "public" if table.is_public else "private"
+
+
+def _through(step: Step) -> str:
+    return "" if step.migration is None else f" (rows are migrated by {step.migration.function})"
 
 
 def _durability(table: TableDef) -> str:
