@@ -20,9 +20,9 @@ from spacetimedb.log.control_store import DatabaseRow
 from spacetimedb.log.files import OPERATING_SYSTEM
 from spacetimedb.log.snapshot import SnapshotDamaged
 from spacetimedb.workers.channel import ChannelClosed
+from spacetimedb.workers.child import start_child
 from spacetimedb.workers.control_error import ControlError
 from spacetimedb.workers.messages import FromRestorer, RestoreDone, RestoreFailed, RestorerSetup
-from spacetimedb.workers.processes import start_child
 from spacetimedb.workers.snapshots import SnapshotError
 
 if TYPE_CHECKING:

@@ -9,11 +9,7 @@ end, or that sends what is no message, is killed.
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import subprocess
-import sys
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +24,8 @@ from spacetimedb.memory.mailbox import format_mailbox
 from spacetimedb.memory.region import Region
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
-from spacetimedb.workers.channel import Channel, ChannelClosed, ChannelCorrupt
+from spacetimedb.workers.channel import ChannelClosed, ChannelCorrupt
+from spacetimedb.workers.child import STOP_S, Child, start_child
 from spacetimedb.workers.death import SHORT_LIFE_S, Death, History, explain
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.last_words import STACK_SIGNAL, Culprit, LastWords
@@ -55,13 +52,12 @@ from spacetimedb.workers.messages import (
     UpdateProgram,
 )
 from spacetimedb.workers.outbound_link import OutboundLink
+from spacetimedb.workers.reader_link import ReaderLink
 from spacetimedb.workers.sandbox import Confinement
 
 if TYPE_CHECKING:
     from spacetimedb.workers.snapshots import Snapshots
 
-STOP_S: Final = 10.0
-"""A process that was told to stop and has not after this time is killed."""
 SLOW_BACKOFF_S: Final = 1.0
 """A wait before the next start that is said, and that requests are told of instead of waiting too."""
 STACK_S: Final = 0.3
@@ -76,66 +72,6 @@ SUPERVISOR_READER: Final = 255
 
 class DatabaseFailed(Exception):
     """The database could not be started or updated; the text is for clients, too."""
-
-
-class Child:
-    """A child process and our end of its channel."""
-
-    def __init__(self, name: str, process: trio.Process, channel: Channel) -> None:
-        self.name = name
-        self.process = process
-        self.channel = channel
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.process.pid
-
-    async def stop(self, message: Any = None) -> None:
-        """Sends Stop, waits for the end, kills what does not end in time."""
-        with trio.CancelScope(shield=True):
-            try:
-                if message is not None:
-                    await self.channel.send_async(message)
-            except ChannelClosed:
-                pass
-            with trio.move_on_after(STOP_S):
-                await self.process.wait()
-            if self.process.returncode is None:
-                self.process.kill()
-                await self.process.wait()
-            self.channel.close()
-
-
-async def start_child(name: str, module: str, kinds: Any) -> Child:
-    """Starts `python -m module` with a channel. Raises OSError where the system has no room for it."""
-    ours, theirs = Channel.pair()
-    environment = os.environ | {"PYTHONHASHSEED": "0"}
-    try:
-        with theirs:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-    except BaseException:
-        ours.close()
-        raise
-    return Child(name, process, Channel(ours, kinds, takes_descriptors=False))
-
-
-class ReaderLink:
-    """What a database needs to know of a reader: its number, its bell, and how to tell it something.
-
-    `is_alive` is False from the moment its process is known to have ended: it must not be attached any more.
-    """
-
-    def __init__(self, number: int, bell: Doorbell, send: Callable[..., Awaitable[None]]) -> None:
-        self.number = number
-        self.bell = bell
-        self.send = send
-        self.is_alive = True
 
 
 class DatabaseProcesses:
@@ -603,6 +539,7 @@ class DatabaseProcesses:
             raise DatabaseFailed(answer.text)
         self._check(answer)
         self._history.forget()
+        self._actor_bell.ring()
         self.ready = answer
         self.program, self.program_hash = program, program_hash
         for reader in self._readers():
@@ -689,19 +626,3 @@ class DatabaseProcesses:
             trio.lowlevel.notify_closing(bell.fd)
             bell.close()
         self._bells.clear()
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; raises OSError with a text that names the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        hint = "; stop what listens there or choose another --listen-addr" if error.errno == errno.EADDRINUSE else ""
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
-    sock.listen(4096)
-    sock.setblocking(False)
-    return sock

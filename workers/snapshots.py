@@ -21,6 +21,7 @@ from spacetimedb.log.snapshot import list_snapshots, snapshot_directory
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.workers.channel import ChannelClosed
+from spacetimedb.workers.child import start_child
 from spacetimedb.workers.messages import (
     AnnounceRows,
     FromSnapshotter,
@@ -30,7 +31,6 @@ from spacetimedb.workers.messages import (
     SnapshotterSetup,
 )
 from spacetimedb.workers.options import SnapshotPolicy
-from spacetimedb.workers.processes import start_child
 
 LOOK_S: Final = 5.0
 """Between two looks at the log."""

@@ -25,8 +25,10 @@ import spacetimedb
 from spacetimedb.log.control_store import ControlStore, DatabaseRow
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers.channel import ChannelClosed
+from spacetimedb.workers.child import Child, start_child
 from spacetimedb.workers.control_plane import ControlPlane
 from spacetimedb.workers.heartbeat import Heartbeats
+from spacetimedb.workers.listening import listening_socket
 from spacetimedb.workers.messages import (
     MAX_READERS,
     DatabaseDown,
@@ -39,14 +41,8 @@ from spacetimedb.workers.messages import (
     Stop,
 )
 from spacetimedb.workers.options import ServerOptions
-from spacetimedb.workers.processes import (
-    Child,
-    DatabaseFailed,
-    DatabaseProcesses,
-    ReaderLink,
-    listening_socket,
-    start_child,
-)
+from spacetimedb.workers.processes import DatabaseFailed, DatabaseProcesses
+from spacetimedb.workers.reader_link import ReaderLink
 from spacetimedb.workers.sandbox import Confinement, describe
 from spacetimedb.workers.snapshots import Snapshots
 

@@ -1,0 +1,62 @@
+"""A child process of the supervisor and the channel to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any, Final
+
+import trio
+
+from spacetimedb.workers.channel import Channel, ChannelClosed
+
+STOP_S: Final = 10.0
+"""A process that was told to stop and has not after this time is killed."""
+
+
+class Child:
+    """A child process and our end of its channel."""
+
+    def __init__(self, name: str, process: trio.Process, channel: Channel) -> None:
+        self.name = name
+        self.process = process
+        self.channel = channel
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    async def stop(self, message: Any = None) -> None:
+        """Sends Stop, waits for the end, kills what does not end in time."""
+        with trio.CancelScope(shield=True):
+            try:
+                if message is not None:
+                    await self.channel.send_async(message)
+            except ChannelClosed:
+                pass
+            with trio.move_on_after(STOP_S):
+                await self.process.wait()
+            if self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
+            self.channel.close()
+
+
+async def start_child(name: str, module: str, kinds: Any) -> Child:
+    """Starts `python -m module` with a channel. Raises OSError where the system has no room for it."""
+    ours, theirs = Channel.pair()
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    try:
+        with theirs:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return Child(name, process, Channel(ours, kinds, takes_descriptors=False))
