@@ -27,6 +27,7 @@ from spacetimedb.hosts.mail import LOG_LINES, LOG_LINES_HEAD, SPILLED, SPILLED_R
 from spacetimedb.log.commit_log import CommitLogWriter, LogLocked, NoRoom, is_no_room
 from spacetimedb.log.reserve import Reserve
 from spacetimedb.log.segments import LogDamaged
+from spacetimedb.log.snapshot import snapshot_directory
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -64,6 +65,20 @@ LOCK_RETRY_S: Final = 0.02
 _COMMIT: Final = Layout("<IBB2xQ24xII")
 """Of a commit record: length, kind, flags, horizon, position and length of the log payload."""
 _FRAME: Final = Layout("<IB")
+MEASURE_S: Final = 5.0
+"""Between two looks at how much room the files take."""
+
+
+def directory_bytes(directory: Path) -> int:
+    """What the files in a directory and below take on the disk."""
+    total = 0
+    for folder, _folders, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_blocks * 512
+            except OSError:
+                pass  # removed meanwhile
+    return total
 
 
 class ModuleLogFile:
@@ -126,6 +141,10 @@ class LogKeeper:
         self._sync_time = board.histogram(metric_families.LOG_SYNC)
         self._append_time = board.histogram(metric_families.LOG_APPEND)
         self._batch = board.histogram(metric_families.LOG_BATCH)
+        self._log_size = board.counter(metric_families.LOG_SIZE)
+        self._snapshot_size = board.counter(metric_families.SNAPSHOT_SIZE)
+        self._next_measure = 0.0
+        self._measure()
 
     @property
     def next_offset(self) -> int:
@@ -206,6 +225,13 @@ class LogKeeper:
         del self._payloads[: len(self._payloads) - (self._horizon - log.next_offset)]
         self._pending = True
 
+    def _measure(self) -> None:
+        """Looks how much room log and snapshots take, now and then."""
+        if self._log is not None and time.monotonic() >= self._next_measure:
+            self._next_measure = time.monotonic() + MEASURE_S
+            self._log_size.set(directory_bytes(self._log.directory))
+            self._snapshot_size.set(directory_bytes(snapshot_directory(self._log.directory)))
+
     def _drain(self) -> bool:
         """One batch. False if the ring was empty, or if there is no room for the batch yet."""
         if self._pending:
@@ -256,6 +282,7 @@ class LogKeeper:
             self._append_time.observe((appended - started) // 1000)
             self._batch.observe(len(payloads))
             self._control.words[words.LOG_BYTES] += sum(map(len, payloads))
+            self._measure()
         if lines:
             self._module_log.write(b"".join(lines))
         self._pending = False

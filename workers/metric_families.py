@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from spacetimedb.hosts import figures as actor
-from spacetimedb.memory.figures import COUNTER, HISTOGRAM, Family
+from spacetimedb.memory.figures import COUNTER, GAUGE, HISTOGRAM, Family
 
 _DISK_US: Final = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
 _AGE_US: Final = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
@@ -27,6 +27,10 @@ LOG_BATCH: Final = Family(
     1,
     _TRANSACTIONS,
 )
+LOG_SIZE: Final = Family(
+    "spacetime_message_log_size_bytes", GAUGE, "What the commit log takes on the disk; looked at every five seconds."
+)
+SNAPSHOT_SIZE: Final = Family("spacetime_snapshots_size_bytes", GAUGE, "What the snapshots take on the disk.")
 UPDATE_AGE: Final = Family(
     "spacetime_update_age_seconds",
     HISTOGRAM,
@@ -63,6 +67,8 @@ FAMILIES: Final = {
         LOG_SYNC,
         LOG_APPEND,
         LOG_BATCH,
+        LOG_SIZE,
+        SNAPSHOT_SIZE,
         UPDATE_AGE,
         SPAWNED,
         ENDED,

@@ -66,7 +66,7 @@ class _Collector:
         yield from _queries(self._costs)
         yield _lags(links)
         yield _memory(links)
-        yield from process_metrics(links)
+        yield from process_metrics(self._reader)
 
 
 WORDS: Final = (

@@ -12,19 +12,19 @@ from prometheus_client.metrics_core import Metric
 from spacetimedb.memory import control as words
 
 if TYPE_CHECKING:
-    from spacetimedb.workers.database_link import DatabaseLink
+    from spacetimedb.workers.reader import Reader
 
 _UTIME, _STIME, _RSS = 11, 12, 21
 """Fields of /proc/PID/stat behind the name of the command."""
 
 
-def process_metrics(links: list[DatabaseLink]) -> Iterator[Metric]:
+def process_metrics(reader: Reader) -> Iterator[Metric]:
     """`process_...` with labels process (supervisor, reader, actor, log_keeper), pid, and database_identity of those
     that belong to one."""
     cpu = Metric("process_cpu_seconds", "User and system time.", "counter")
     memory = Metric("process_resident_memory_bytes", "Resident memory, with the shared memory it touched.", "gauge")
     files = Metric("process_open_fds", "Open descriptors.", "gauge")
-    for pid, labels in _processes(links):
+    for pid, labels in _processes(reader):
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
             count = len(os.listdir(f"/proc/{pid}/fd"))
@@ -37,9 +37,9 @@ def process_metrics(links: list[DatabaseLink]) -> Iterator[Metric]:
     yield from (cpu, memory, files)
 
 
-def _processes(links: list[DatabaseLink]) -> Iterator[tuple[int, dict[str, str]]]:
-    readers = {}
-    for link in links:
+def _processes(reader: Reader) -> Iterator[tuple[int, dict[str, str]]]:
+    readers = {reader.number: os.getpid()}
+    for link in reader.links.values():
         block = link.control
         for process, word in (("actor", words.ACTOR_PID), ("log_keeper", words.LOG_PID)):
             if pid := block.words[word]:
