@@ -365,16 +365,10 @@ export const tables: Tables = __withAliases(__makeQueryBuilder(tablesSchema.sche
 
 
 def _contexts(has_aliases: bool) -> str:
-    kinds = ("Event", "ReducerEvent", "SubscriptionEvent", "Error")
-    if not has_aliases:
-        return "".join(
-            f"export type {kind}Context = __{kind}ContextInterface<typeof REMOTE_MODULE>;\n" for kind in kinds
-        )
     view = 'export type DbView = __WithAliases<__DbConnectionImpl<typeof REMOTE_MODULE>["db"]>;\n'
-    return view + "".join(
-        f'export type {kind}Context = Omit<__{kind}ContextInterface<typeof REMOTE_MODULE>, "db"> & {{ db: DbView }};\n'
-        for kind in kinds
-    )
+    kinds = ("Event", "ReducerEvent", "SubscriptionEvent", "Error")
+    contexts = [f"export type {kind}Context = __{kind}ContextInterface<typeof REMOTE_MODULE>;\n" for kind in kinds]
+    return (view if has_aliases else "") + "".join(contexts)
 
 
 def _aliased_connection(aliases: dict[str, str]) -> str:
