@@ -267,7 +267,7 @@ def test_rows_go_through_a_function(start_server: ServerFactory) -> None:
         async with open_session(server.base_url, "mig-rows") as session:
             await subscribe(session, "SELECT * FROM person")
             broken = HEAD + SPLIT.replace('partition(" ")[0]', 'partition(" ")[3]')
-            with pytest.raises(RequestFailed, match="first_names failed for OldPerson.*IndexError"):
+            with pytest.raises(RequestFailed, match=r"first_names failed for OldPerson.*IndexError"):
                 await trio.to_thread.run_sync(lambda: publish(server, "mig-rows", broken, break_clients=True))
             await trio.to_thread.run_sync(lambda: publish(server, "mig-rows", HEAD + SPLIT, break_clients=True))
             ends.append(await to_the_end(session))

@@ -22,9 +22,9 @@ class DatabaseCatalog:
         self.owner = Identity(up.owner)
         self.generation = up.generation
         self.generation_bits = (up.generation % GENERATIONS) << 3
-        self.reducers = {r.name: r for r in self.definition.reducers}
-        self.reducer_ids = {r.name: i for i, r in enumerate(self.definition.reducers)}
-        self.procedures = {p.name: p for p in self.definition.procedures}
+        self.reducers = {r.name: r for r in self.definition.all_reducers}
+        self.reducer_ids = {r.name: i for i, r in enumerate(self.definition.all_reducers)}
+        self.procedures = {p.name: p for p in self.definition.all_procedures}
         self._decoders: dict[tuple[str, str], ArgumentsDecoder] = {}
         self._public = SchemaCatalog(self.definition, up.table_ids, owner=False)
         self._all = SchemaCatalog(self.definition, up.table_ids, owner=True)
@@ -45,12 +45,11 @@ class DatabaseCatalog:
         if found is None:
             function = self.reducers[name] if kind == "reducer" else self.procedures[name]
             found = self._decoders[kind, name] = ArgumentsDecoder(
-                name, function.declared_params, self.definition.typespace
+                name, function.declared_params, self.definition.typespace_of(name)
             )
         return found
 
     def result_to_json(self, procedure: str, value: bytes) -> str:
         """JSON of a procedure's result."""
-        return row_to_json(self.procedures[procedure].declared_return_type, typespace=self.definition.typespace)(
-            value, 0
-        )[0]
+        returned = self.procedures[procedure].declared_return_type
+        return row_to_json(returned, typespace=self.definition.typespace_of(procedure))(value, 0)[0]

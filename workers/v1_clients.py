@@ -178,7 +178,9 @@ class V1Clients:
         if reducer is None:
             return "[]"
         try:
-            return row_to_json(reducer.declared_params, typespace=self._link.catalog.definition.typespace)(args, 0)[0]
+            return row_to_json(reducer.declared_params, typespace=self._link.catalog.definition.typespace_of(name))(
+                args, 0
+            )[0]
         except ValueError:  # they do not fit, as the actor will say
             return "[]"
 

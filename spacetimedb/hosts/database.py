@@ -188,7 +188,7 @@ class Database:
         self.table_ids, self.program_hash = table_ids, program_hash
         self.reducers, self.by_name = reducers, {r.name: r for r in reducers}
         self.generation = (self.generation + 1) % mail.GENERATIONS
-        self._signatures[self.generation] = [(r.name, r.params) for r in definition.reducers]
+        self._signatures[self.generation] = [(r.name, r.params) for r in definition.all_reducers]
         self.db, self.tables = db, tables
         lifecycle = {r.lifecycle: r for r in reducers}
         self._on_connect, self._on_disconnect = lifecycle.get("on_connect"), lifecycle.get("on_disconnect")

@@ -291,7 +291,7 @@ def _bind(
     tables = {spec.key: store.by_name[spec.name] for spec in module.tables}
     functions = {spec.name: spec for spec in module.reducers}
     reducers = []
-    for number, reducer in enumerate(definition.reducers):
+    for number, reducer in enumerate(definition.all_reducers):
         spec = functions[reducer.name]
         decode = codec(spec.params).decode
         reducers.append(

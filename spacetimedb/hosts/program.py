@@ -21,6 +21,7 @@ from typing import Final
 from spacetimedb.hosts.policy import ALLOWED_IMPORTS, ON_DEMAND, check_imports, imported
 from spacetimedb.module import Module
 from spacetimedb.module.errors import BudgetExceeded, ModuleError, Problem
+from spacetimedb.module.mounting import descendants
 
 PROGRAM_NAME: Final = "module"
 """Import name of every loaded program, and the name of its logger."""
@@ -105,6 +106,8 @@ def load_program(program: bytes, print_line: Callable[[str], None] | None = None
     finally:
         sys.meta_path.remove(finder)
     modules = {id(v): v for v in vars(namespace).values() if isinstance(v, Module)}
+    inner = {id(mounted) for module in modules.values() for _, mounted in descendants(module)}
+    modules = {key: module for key, module in modules.items() if key not in inner}
     if len(modules) != 1:
         found = "none" if not modules else f"{len(modules)}"
         raise ProgramError(f"{main}: a program has exactly one `m = Module()` at its top level; found {found}")

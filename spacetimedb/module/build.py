@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from spacetimedb.schema.names import snake_case
@@ -20,7 +20,7 @@ from .check_functions import FunctionChecks
 from .check_tables import TableChecks
 from .context import HttpContext
 from .declared import DeclaredFunction, DeclaredRoute, DeclaredTable, class_line, function_place
-from .errors import ModuleError
+from .errors import ModuleError, Problem
 from .http import Request, Response
 from .resolver import BadAnnotation, Case, function_annotations
 from .row_migrations import DeclaredMigration, MigrationSpec, migration_specs
@@ -52,9 +52,11 @@ def build(
     functions: list[DeclaredFunction],
     routes: list[DeclaredRoute],
     migrations: list[DeclaredMigration],
+    problems: Sequence[Problem] = (),
 ) -> Built:
-    """Specs of a module. Raises ModuleError."""
+    """Specs of a module. Raises ModuleError, with `problems` among its own."""
     check = Check(case, tables, functions)
+    check.problems += problems
     whole = _WholeModule(check)
     table_checks = TableChecks(check)
     for function in functions:

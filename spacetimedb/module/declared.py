@@ -22,8 +22,14 @@ class TableAlias:
 
     def __init__(self, row: type[Any], table_name: str) -> None:
         self.row = row
-        self.table_name = table_name
+        self._own_name = table_name
+        self.namespace = ""
         self.__name__ = table_name
+
+    @property
+    def table_name(self) -> str:
+        """Canonical name in the database."""
+        return f"{self.namespace}.{self._own_name}" if self.namespace else self._own_name
 
     def __call__(self, **columns: Any) -> Any:
         """A row."""

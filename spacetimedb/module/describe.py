@@ -25,6 +25,7 @@ from spacetimedb.schema.raw import (
     RawRowLevelSecurity,
     RawSchedule,
     RawSequence,
+    RawSubmodule,
     RawTable,
     RawType,
     RawTypeName,
@@ -50,7 +51,7 @@ LIFECYCLES: Final = {
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
 
-def definition(built: Built, case: Case, row_filters: list[str]) -> RawModuleDefV10:
+def definition(built: Built, case: Case, row_filters: list[str], submodules: list[RawSubmodule]) -> RawModuleDefV10:
     """The definition of a module that was checked."""
     return RawModuleDefV10.of(
         typespace=built.typespace,
@@ -82,6 +83,7 @@ def definition(built: Built, case: Case, row_filters: list[str]) -> RawModuleDef
         http_handlers=[RawHttpHandler(h.source_name) for h in built.handlers],
         http_routes=[RawHttpRoute(r.handler, _method(r.method), r.path) for r in built.routes],
         row_level_security=[RawRowLevelSecurity(sql) for sql in row_filters],
+        submodules=submodules,
         explicit_names=[RawExplicitName(kind, name, name) for kind, name in built.explicit_names],
         case_conversion_policy=policy(case),
     )

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, TypeVar, overload
 
+import msgspec
+
 from spacetimedb.schema.names import pascal_case, snake_case
-from spacetimedb.schema.raw import RawModuleDefV10
+from spacetimedb.schema.raw import RawModuleDefV10, RawSubmodule
 from spacetimedb.types.special import TimeDuration
 
 from .build import Built, build
@@ -21,6 +23,7 @@ from .context import HttpContext, ProcedureContext, ReducerContext, ViewContext
 from .declared import DeclaredFunction, DeclaredRoute, DeclaredTable, FunctionKind, TableAlias, function_place
 from .describe import definition
 from .http import Request, Response
+from .mounting import Mounted, descendants, mounting_problems, prefixed
 from .query import Query
 from .resolver import Case
 from .row_migrations import DeclaredMigration, MigrationSpec, is_row_class
@@ -37,6 +40,7 @@ from .specs import (
 )
 
 R = TypeVar("R", bound=Row)
+Spec = TypeVar("Spec", bound=msgspec.Struct)
 ReducerFunction = TypeVar("ReducerFunction", bound=Callable[Concatenate[ReducerContext, ...], None])
 HookFunction = TypeVar("HookFunction", bound=Callable[[ReducerContext], None])
 ProcedureFunction = TypeVar("ProcedureFunction", bound=Callable[Concatenate[ProcedureContext, ...], object])
@@ -104,6 +108,8 @@ class Module:
         self._row_filters: list[str] = []
         self._repeats: list[RepeatSpec] = []
         self._migrations: list[DeclaredMigration] = []
+        self.mounted: list[Mounted] = []
+        """Modules that are part of this one."""
         self._built: Built | None = None
 
     # -- tables
@@ -299,6 +305,16 @@ class Module:
 
         return decorate
 
+    def mount(self, namespace: str, module: Module) -> None:
+        """Takes in another module: its tables and functions are called `namespace.name` by clients and in SQL.
+
+        In Python nothing changes: `ctx.db[auth.User]` is the table, in functions of either module. Lifecycle functions
+        and row filters belong to the module that is published; HTTP routes of a mounted module are not served.
+        """
+        frame = sys._getframe(1)
+        self._built = None
+        self.mounted.append(Mounted(namespace, module, frame.f_code.co_filename, frame.f_lineno))
+
     def row_filter(self, sql: str) -> None:
         """Lets clients see only those rows of a public table that a query selects; several filters add up.
 
@@ -356,18 +372,34 @@ class Module:
     # -- the loaded module
 
     def build(self) -> Built:
-        """Checks everything and returns all specs. Raises ModuleError with every problem."""
+        """Checks everything and returns the specs of this module without mounted ones. Raises ModuleError with every
+        problem."""
         if self._built is None:
-            self._built = build(self.case, self._tables, self._functions, self._routes, self._migrations)
+            problems = mounting_problems(self) if self.mounted else []
+            self._built = build(self.case, self._tables, self._functions, self._routes, self._migrations, problems)
         return self._built
 
     def describe(self) -> RawModuleDefV10:
         """The module's definition as clients and the schema room know it. Raises ModuleError with every problem."""
-        return definition(self.build(), self.case, self._row_filters)
+        for namespace, module in [("", self), *descendants(self)]:
+            for table in module._tables:
+                place = table.key if isinstance(table.key, TableAlias) else table.declaration
+                place.namespace = namespace
+        return self._describe()
+
+    def _describe(self) -> RawModuleDefV10:
+        submodules = [RawSubmodule(mounted.namespace, mounted.module._describe()) for mounted in self.mounted]
+        return definition(self.build(), self.case, self._row_filters, submodules)
+
+    def _all(self, own: Callable[[Module], list[Spec]]) -> list[Spec]:
+        """Specs of this module and, with names as they are here, of mounted ones."""
+        mounted = descendants(self)
+        return [*own(self), *(prefixed(namespace, spec) for namespace, module in mounted for spec in own(module))]
 
     @property
     def tables(self) -> list[TableSpec]:
-        return self.build().tables
+        """Those of mounted modules too; so the next ones."""
+        return self._all(lambda module: module.build().tables)
 
     @property
     def not_durable(self) -> list[str]:
@@ -377,37 +409,37 @@ class Module:
     @property
     def reducers(self) -> list[ReducerSpec]:
         """Lifecycle and scheduled reducers among them, in the order of declaration, which is that of the definition."""
-        return self.build().reducers
+        return self._all(lambda module: module.build().reducers)
 
     @property
     def procedures(self) -> list[ProcedureSpec]:
-        return self.build().procedures
+        return self._all(lambda module: module.build().procedures)
 
     @property
     def views(self) -> list[ViewSpec]:
-        return self.build().views
-
-    @property
-    def handlers(self) -> list[HandlerSpec]:
-        """HTTP handlers."""
-        return self.build().handlers
+        return self._all(lambda module: module.build().views)
 
     @property
     def migrations(self) -> list[MigrationSpec]:
         """Functions for rows of tables as they once were."""
-        return self.build().migrations
+        return self._all(lambda module: module.build().migrations)
+
+    @property
+    def repeats(self) -> list[RepeatSpec]:
+        """Schedule tables that the host keeps filled."""
+        return self._all(lambda module: module._repeats)
+
+    @property
+    def handlers(self) -> list[HandlerSpec]:
+        """HTTP handlers of this module; those of mounted ones are not served."""
+        return self.build().handlers
 
     @property
     def routes(self) -> list[RouteSpec]:
-        """HTTP routes."""
+        """HTTP routes, as `handlers`."""
         return self.build().routes
 
     @property
     def row_filters(self) -> list[str]:
         """SQL of the row filters."""
         return list(self._row_filters)
-
-    @property
-    def repeats(self) -> list[RepeatSpec]:
-        """Schedule tables that the host keeps filled."""
-        return list(self._repeats)

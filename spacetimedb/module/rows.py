@@ -53,7 +53,8 @@ _IMMUTABLE = (bool, int, float, str, bytes, type(None))
 class Declaration:
     """What a class statement said, beside its annotations.
 
-    `table_name` is the canonical name of the first table of the class, None until it is registered. `module_globals`
+    `table_name` is the canonical name of the first table of the class, under the namespace that its module is mounted
+    with; it has none until it is registered. `module_globals`
     and `local_names` are the name spaces for annotations that are text.
     """
 
@@ -64,6 +65,7 @@ class Declaration:
         self.local_names = local_names
         self.class_name = ""
         self.registered_name: str | None = None
+        self.namespace = ""
         self.auto_increment: set[str] = set()
         self.defaults: dict[str, object] = {}
         self.indexes: list[IndexDeclaration] = []
@@ -72,7 +74,7 @@ class Declaration:
     def table_name(self) -> str:
         if self.registered_name is None:
             raise TypeError(f"{self.class_name} is not a table: decorate it with @m.table()")
-        return self.registered_name
+        return f"{self.namespace}.{self.registered_name}" if self.namespace else self.registered_name
 
 
 def _column_property(attribute: str) -> property:

@@ -255,6 +255,13 @@ class ModuleDef(Struct, frozen=True, dict=True, eq=False):
         """Lifecycle event to the id of its reducer."""
         return {r.lifecycle: position for position, r in enumerate(self.reducers) if r.lifecycle is not None}
 
+    def typespace_of(self, name: str) -> Typespace:
+        """The typespace that the declared types of a table or function (canonical full name) refer to."""
+        namespace, _, rest = name.partition(".")
+        if not rest:
+            return self.typespace
+        return next(s.module for s in self.submodules if s.namespace == namespace).typespace_of(rest)
+
     def table(self, name: str) -> TableDef | None:
         """The table with this canonical name, or None."""
         return self.tables_by_name.get(name)

@@ -7,6 +7,7 @@ are the accessor names of the tables (`ctx.db.player`) and win over dict methods
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .table import Table
@@ -24,8 +25,12 @@ class Db(dict[object, Any]):
         """`handles`: key in module code -> (table, handle)."""
         db = cls({key: handle for key, (_, handle) in handles.items()})
         for table, handle in handles.values():
-            if table.definition.accessor_name.isidentifier():
-                db.__dict__[table.definition.accessor_name] = handle
+            *namespaces, accessor = table.definition.accessor_name.split(".")
+            names = db.__dict__
+            for namespace in namespaces:  # tables of mounted modules: db.auth.user
+                names = names.setdefault(namespace, SimpleNamespace()).__dict__
+            if accessor.isidentifier():
+                names[accessor] = handle
         return db
 
     def insert(self, row: Any) -> Any:

@@ -1,0 +1,169 @@
+"""Modules mounted in a module: names, tables, functions, schedules, in the core and on a server."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+import trio
+from server_process import RequestFailed, ServerProcess
+
+from spacetimedb import (
+    AnonymousViewContext,
+    Module,
+    ModuleError,
+    Pk,
+    ProcedureContext,
+    Query,
+    ReducerContext,
+    Row,
+    Schedule,
+    TestHost,
+    auto_inc,
+    every,
+    select,
+    u32,
+)
+from spacetimedb.client.trio import connect
+
+LOG = """
+from spacetimedb import *
+m = Module()
+
+@m.table(public=True)
+class Line(Row):
+    id: Pk[u32] = auto_inc()
+    text: str
+
+@m.reducer
+def write(ctx: ReducerContext, text: str) -> None:
+    ctx.db[Line].insert(Line(text=text))
+
+@m.view
+def long_lines(ctx: AnonymousViewContext) -> list[Line]:
+    return [line for line in ctx.db.lib.line.iter() if len(line.text) > 5]
+
+@m.procedure
+def count(ctx: ProcedureContext) -> u32:
+    return ctx.with_tx(lambda tx: tx.db[Line].count())
+"""
+ROOT = """
+from spacetimedb import *
+from . import log
+
+m = Module()
+m.mount("lib", log.m)
+
+@m.table(public=True)
+class Line(Row):
+    text: str
+
+@m.reducer
+def both(ctx: ReducerContext, text: str) -> None:
+    ctx.db[Line].insert(Line(text=text))
+    log.write(ctx, text)
+"""
+
+
+def package(**files: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, source in files.items():
+            archive.writestr(f"{name}.py", source)
+    return data.getvalue()
+
+
+def test_everything_in_a_test_host() -> None:
+    inner, root = Module(), Module()
+
+    @inner.table(public=True)
+    class Tick(Row):
+        id: Pk[u32] = auto_inc()
+
+    @inner.table()
+    class Timer(Schedule): ...
+
+    @inner.reducer(on_schedule=Timer)
+    def tick(ctx: ReducerContext, timer: Timer) -> None:
+        ctx.db[Tick].insert(Tick())
+
+    @inner.every(seconds=1)
+    def often(ctx: ReducerContext) -> None:
+        ctx.db[Tick].insert(Tick())
+
+    @inner.reducer
+    def start(ctx: ReducerContext) -> None:
+        ctx.db[Timer].insert(Timer(scheduled_at=every(seconds=1)))
+
+    @inner.view
+    def late(ctx: AnonymousViewContext) -> Query[Tick]:
+        return select(Tick).where(Tick.id > 4)
+
+    @inner.procedure
+    def ticks(ctx: ProcedureContext) -> u32:
+        return ctx.with_tx(lambda tx: tx.db[Tick].count())
+
+    middle = Module()
+    middle.mount("clock", inner)
+    root.mount("lib", middle)
+    host, alice = TestHost(root), TestHost.identity("alice")
+    host.connect(alice)
+    host.call(alice, start)
+    host.advance(seconds=3.5)
+    assert host.db[Tick].count() == 6
+    assert host.procedure(alice, ticks) == 6
+    assert sorted(row.id for row in host.view(late)) == [5, 6]
+    assert "lib.clock.tick" in host._database.table_ids
+    names = {spec.name for spec in root.reducers}
+    assert names == {"lib.clock.tick", "lib.clock.often", "lib.clock.start"}
+    seen = host.subscribe(alice, "SELECT * FROM lib.clock.tick WHERE id > 6")
+    host.advance(seconds=1)
+    assert seen.messages
+    host.restart(crash=True)
+    assert host.db[Tick].count() == 8
+    assert TestHost(inner).db[Tick].count() == 0  # by itself it is still a module
+
+
+def test_mistakes_are_told() -> None:
+    inner, root = Module(), Module()
+    inner.row_filter("SELECT * FROM user")
+
+    @inner.init
+    def init(ctx: ReducerContext) -> None: ...
+
+    root.mount("pg_catalog", inner)
+    root.mount("my-lib", inner)
+    with pytest.raises(ModuleError) as caught:
+        root.describe()
+    text = str(caught.value)
+    for part in ("reserved", "my-lib", "mounted twice", "row filters can only", "init, client_connected"):
+        assert part in text
+
+
+def test_on_a_server(server: ServerProcess) -> None:
+    program = package(__init__=ROOT, log=LOG)
+    server.publish(program, "mounted")
+    server.call("mounted", "both", "hello world")
+    server.call("mounted", "lib.write", "hi")
+    assert server.sql("mounted", "SELECT * FROM line") == [["hello world"]]
+    assert server.sql("mounted", "SELECT * FROM lib.line") == [[1, "hello world"], [2, "hi"]]
+    assert server.sql("mounted", "SELECT * FROM lib.long_lines") == [[1, "hello world"]]
+    assert server.call("mounted", "lib.count").json() == 2
+    names = server.sql("mounted", "SELECT table_name FROM st_table WHERE table_type = 'user'")
+    assert sorted(name for (name,) in names) == ["lib.line", "lib.long_lines", "line"]
+    with pytest.raises(RequestFailed, match="404"):
+        server.call("mounted", "write", "hi")
+
+    async def client() -> None:
+        async with connect(server.base_url, "mounted", token=server.owner_token) as connection:
+            await connection.subscribe("SELECT * FROM lib.line")
+            with trio.fail_after(20):
+                await connection.call("lib.write", "over WebSocket")
+            assert sorted(row.text for row in connection.db["lib.line"].iter()) == [
+                "hello world",
+                "hi",
+                "over WebSocket",
+            ]
+
+    trio.run(client)
