@@ -63,8 +63,7 @@ def take_snapshot(
     gc.disable()
     state = starting_state(log_directory, snapshots, files)
     start = state.next_offset
-    for _ in replay(log_directory, state, files, until):
-        pass
+    replay(log_directory, state, files, until)
     state.finish()
     if state.next_offset != until:
         raise Diverged(f"{until} transactions are durable, the log holds {state.next_offset}")
