@@ -1,8 +1,10 @@
 """What is uploaded for a module.
 
-A single `.py` file travels as it is. A package directory (with `__init__.py`) becomes a zip that depends on nothing but
-names and contents: entries sorted by path, stored with one fixed time and mode, no bytecode, no hidden files. The
-server's program hash is the hash of these bytes, so publishing unchanged source is no update.
+A single `.py` file, or a package directory (with `__init__.py`), becomes a zip that depends on nothing but names and
+contents: entries sorted by path, stored with one fixed time and mode, no bytecode, no hidden files. Paths begin with
+the name of the directory; a single file is alone in its zip. So the server's log names the author's own files. (Bare
+source of one file is accepted too, and is called `module.py` there.) The server's program hash is the hash of these
+bytes, so publishing unchanged source is no update.
 """
 
 from __future__ import annotations
@@ -51,21 +53,28 @@ def program_bytes(path: Path) -> bytes:
     data = path.read_bytes()
     if not data.strip():
         raise click.ClickException(f"{path} is empty")
-    return data
+    return _zip([(path.name, data)])
 
 
 def zip_package(folder: Path) -> bytes:
-    """Deterministic zip of a package directory, paths relative to it."""
+    """Deterministic zip of a package directory."""
+    root = folder.resolve().parent
+    folder = folder.resolve()
     files = [file for file in folder.rglob("*") if file.is_file() and _belongs(file.relative_to(folder))]
     if len(files) > MAXIMUM_PACKAGE_FILES:
         raise click.ClickException(f"{folder} holds {len(files)} files; a module may have {MAXIMUM_PACKAGE_FILES}")
+    return _zip(sorted((file.relative_to(root).as_posix(), file.read_bytes()) for file in files))
+
+
+def _zip(files: list[tuple[str, bytes]]) -> bytes:
+    """Stored, not compressed: compressed bytes differ between versions of zlib."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name, file in sorted((file.relative_to(folder).as_posix(), file) for file in files):
+        for name, data in files:
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, file.read_bytes())  # stored: compressed bytes would differ between zlib versions
+            archive.writestr(entry, data)
     return packed.getvalue()
 
 

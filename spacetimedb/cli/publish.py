@@ -155,7 +155,7 @@ def finish(answer: Answer, target: Server, source: Path, name: str | None) -> No
 def module_refused(answer: Answer, target: Server, name: str | None, source: Path) -> click.ClickException:
     """Why a publish failed, in words for the module's author.
 
-    The server knows a single file as `module.py`: positions are shown with the file's own name.
+    The server knows a single file by its name alone: positions are shown with the path by which it was published.
     """
     text = answer.text.strip()
     if answer.status == 401 and "PermissionDenied" in text:
@@ -165,7 +165,7 @@ def module_refused(answer: Answer, target: Server, name: str | None, source: Pat
         )
     if answer.status == 500 and text:
         if source.is_file():
-            text = re.sub(r"\bmodule\.py(?=:|\W+line \d)", lambda _: _shown(source), text)
+            text = re.sub(rf"(?<![\w/.]){re.escape(source.name)}(?=:|\W+line \d)", lambda _: _shown(source), text)
         return click.ClickException(f"the module was not accepted:\n{text}")
     return refused(answer, target.url)
 

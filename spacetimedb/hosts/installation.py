@@ -9,6 +9,7 @@ from typing import Final
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
 from spacetimedb.hosts.migration import Migration, MigrationFailed
+from spacetimedb.hosts.module_log import described_error
 from spacetimedb.hosts.program import ProgramError, load_program
 from spacetimedb.hosts.row_migration import migrate_rows
 from spacetimedb.hosts.schedule_table import ScheduleTable
@@ -70,7 +71,7 @@ def create_from(
     except BaseException as error:
         text = database.rolled_back(error, init.name if init else "init", timestamp)[1]
         if not isinstance(error, ReducerError):
-            text = f"{text} (`init`: {type(error).__name__}: {error})"
+            text = f"{text} (`init`: {described_error(error)})"
         raise InstallError(text) from None
     database.log.system("Database initialized")
     database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from os.path import dirname, isabs
 from threading import get_ident
 from typing import Final
 
@@ -26,6 +27,9 @@ MAX_PENDING_BYTES: Final = 16 << 20
 MAX_MESSAGE_CHARACTERS: Final = 64 << 10
 MAX_TRACE_FRAMES: Final = 64
 """Innermost frames that a Panic line lists."""
+
+_NOT_OF_MODULES: Final = (f"{dirname(dirname(__file__))}/", "<spacetimedb ")
+"""How file names of the server's own code begin, and of code that it has generated."""
 
 _encode = msgspec.json.Encoder().encode
 _LEVELS: Final = ((logging.ERROR, "Error"), (logging.WARNING, "Warn"), (logging.INFO, "Info"), (logging.DEBUG, "Debug"))
@@ -71,7 +75,7 @@ class ModuleLog(logging.Handler):
         message = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             message += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
-        self._add(level, self._clock(), record.name, record.filename, record.lineno, self._running(), message, None)
+        self._add(level, self._clock(), record.name, _file_of(record), record.lineno, self._running(), message, None)
 
     def print_line(self, text: str) -> None:
         """What the module prints becomes a line of level Info."""
@@ -89,7 +93,7 @@ class ModuleLog(logging.Handler):
     def panic(self, error: BaseException, function: str) -> None:
         """The record of an exception that a function did not handle: its text, and its frames, innermost first."""
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if "spacetimedb/" not in f.filename.replace("\\", "/")] or frames
+        own = [f for f in frames if not f.filename.startswith(_NOT_OF_MODULES)] or frames
         trace = [
             {"module_name": f"{f.filename}:{f.lineno}", "func_name": f.name} for f in own[: -MAX_TRACE_FRAMES - 1 : -1]
         ]
@@ -153,9 +157,22 @@ class ModuleLog(logging.Handler):
         return lines
 
 
+def _file_of(record: logging.LogRecord) -> str:
+    """The file as the author knows it: files of a program have the paths they were published with."""
+    return record.filename if isabs(record.pathname) else record.pathname
+
+
 def text_of(error: BaseException) -> str:
     """The text of an exception, whose class may be the module's own and have a fault in it."""
     try:
         return str(error)
     except Exception:
         return ""
+
+
+def described_error(error: BaseException) -> str:
+    """An exception with the line of the module that it comes from, for whoever publishes the module."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_NOT_OF_MODULES)]
+    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {text_of(error)}{where}"

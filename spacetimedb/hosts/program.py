@@ -1,7 +1,8 @@
 """Loading a Python program: from the bytes that were published to a `Module` whose functions can be called.
 
-A program is either the UTF-8 source of one file, or a zip archive of a package (`__init__.py` at its top, or in one
-folder). It is loaded under the import name `module`; its own files import each other relatively or under that name.
+A program is the UTF-8 source of one file, or a zip archive of one file or of a package (`__init__.py` at its top, or in
+one folder). Files keep the names they have in the archive in tracebacks and in the log; bare source is `module.py`. It
+is loaded under the import name `module`; its own files import each other relatively or under that name.
 """
 
 from __future__ import annotations
@@ -135,6 +136,8 @@ def _files(program: bytes) -> tuple[dict[str, str], str]:
     except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ProgramError(f"the archive cannot be read: {error}") from None
     mains = sorted((n for n in files if n.rpartition("/")[2] == "__init__.py"), key=lambda n: n.count("/"))
+    if not mains and len(files) == 1:
+        mains = list(files)
     if not mains:
         raise ProgramError("the archive has no __init__.py")
     return files, mains[0]
@@ -144,7 +147,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports `module` and its submodules from sources in memory."""
 
     def __init__(self, files: dict[str, str], main: str, print_line: Callable[[str], None] | None) -> None:
-        self._root = main.removesuffix("__init__.py").removesuffix("module.py")
+        self._root = main[: main.rfind("/") + 1]
         self._main = main
         self._files = files
         self._print = print_line

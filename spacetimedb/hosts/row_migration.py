@@ -6,10 +6,10 @@ number again that a function has put into its column.
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Final
 
 from spacetimedb.hosts.migration import Migration, MigrationFailed
+from spacetimedb.hosts.module_log import described_error
 from spacetimedb.module import Module
 from spacetimedb.module.context import ReducerContext
 from spacetimedb.module.errors import BudgetExceeded
@@ -47,7 +47,7 @@ def migrate_rows(database: Database, module: Module, migration: Migration) -> No
                 except BudgetExceeded:
                     raise
                 except Exception as error:
-                    text = f"{spec.name} failed for {row!r} of table `{spec.table}`: {_described(error)}"
+                    text = f"{spec.name} failed for {row!r} of table `{spec.table}`: {described_error(error)}"
                     raise MigrationFailed(text) from error
             if images:
                 database.log.system(f"{spec.name} migrated {len(images)} rows of table `{spec.table}`")
@@ -60,11 +60,3 @@ def migrate_rows(database: Database, module: Module, migration: Migration) -> No
         for part, sequence in zip(table.layout.sequences, table.sequences, strict=True):
             most = max((getattr(row, part.attribute) for row in table.reader.iter()), default=0)
             store.skip_past(sequence, most)
-
-
-def _described(error: Exception) -> str:
-    """The exception and the line of the module where it was raised: its author publishes, and may know."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "spacetimedb/" not in f.filename.replace("\\", "/") and f.filename[:1] != "<"]
-    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{where}"

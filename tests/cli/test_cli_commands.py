@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from scripted_server import ScriptedServer
 
 from spacetimedb.cli.main import main
+from spacetimedb.cli.packaging import program_bytes
 
 ME = "c200" + "1" * 60
 DB = "c200" + "d" * 60
@@ -141,7 +142,7 @@ def test_publish_a_new_database(run: Run, scripted: ScriptedServer, module: Path
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == f"Created new database with name: shop, identity: {DB}"
     put = scripted.asked[-1]
-    assert (put.body, put.token, put.query) == (module.read_bytes(), TOKEN, {})
+    assert (put.body, put.token, put.query) == (program_bytes(module), TOKEN, {})
 
 
 def test_publish_an_update_uses_the_plan_of_the_server(run: Run, scripted: ScriptedServer, module: Path) -> None:
@@ -197,11 +198,11 @@ def test_delete_data_without_consent_sends_nothing(run: Run, scripted: ScriptedS
 
 
 def test_publish_shows_what_is_wrong_with_the_module(run: Run, scripted: ScriptedServer, module: Path) -> None:
-    text = "Errors occurred:\nmodule.py:12: reducer `hit`: parameter `power` has no type"
+    text = f"Errors occurred:\n{module.name}:12: reducer `hit`: parameter `power` has no type"
     scripted.answers["PUT /v1/database/shop"] = 500, text
     result = run("publish", "-p", str(module), "shop")
     assert result.exit_code == 1
-    shown = text.replace("module.py", str(module))
+    shown = text.replace(module.name, str(module))
     assert result.stderr.endswith(f"Error: the module was not accepted:\n{shown}\n")
 
 

@@ -79,7 +79,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_package_is_packed_the_same_way_every_time(tmp_path: Path) -> None:
-    first, second = tmp_path / "one", tmp_path / "two"
+    first, second = tmp_path / "one" / "game", tmp_path / "two" / "game"
     for folder, names in ((first, ["b.py", "__init__.py", "sub/a.py"]), (second, ["sub/a.py", "__init__.py", "b.py"])):
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def test_a_package_is_packed_the_same_way_every_time(tmp_path: Path) -> None:
     os.utime(second / "b.py", (1, 1))
     assert zip_package(first) == zip_package(second)
     with zipfile.ZipFile(io.BytesIO(zip_package(first))) as archive:
-        assert archive.namelist() == ["__init__.py", "b.py", "sub/a.py"]
+        assert archive.namelist() == ["game/__init__.py", "game/b.py", "game/sub/a.py"]
         assert archive.testzip() is None
 
 
@@ -99,7 +99,9 @@ def test_which_module_is_meant(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("print('no module')\n")
     (tmp_path / "game.py").write_text("import math\nfrom spacetimedb import Module\n")
     assert find_module(tmp_path) == tmp_path / "game.py"
-    assert program_bytes(tmp_path / "game.py") == (tmp_path / "game.py").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(program_bytes(tmp_path / "game.py"))) as archive:
+        assert archive.namelist() == ["game.py"]
+        assert archive.read("game.py") == (tmp_path / "game.py").read_bytes()
     (tmp_path / "__init__.py").write_text("")
     assert find_module(tmp_path) == tmp_path
     assert program_bytes(tmp_path)[:4] == b"PK\3\4"
