@@ -3,7 +3,8 @@
 //
 //   field = {element, read() -> a value for json.stringify}
 //
-// Fields register under the path by which the server names them: [0], [2][1], [13].rect.
+// Fields register under the path by which the server names them: [0], [2][1], [13].rect. Items of a list have registries
+// of their own, as their places change.
 
 import { fill, h } from './dom.js';
 import { icon } from './icons.js';
@@ -12,10 +13,30 @@ import { isEnum, isInteger, isUnit, typeText } from './schema.js';
 
 const UNITS = { us: 1n, µs: 1n, ms: 1000n, s: 1000000n, min: 60000000n, m: 60000000n, h: 3600000000n, d: 86400000000n };
 
+class Registry {
+  constructor() {
+    this.slots = new Map();
+    this.lists = new Map();
+  }
+  /** Forgets all that is inside the path. */
+  forget(path) {
+    for (const map of [this.slots, this.lists]) {
+      for (const key of [...map.keys()]) if (key.startsWith(path) && key !== path) map.delete(key);
+    }
+  }
+  /** Every [path, {element, message}], those inside lists too. */
+  * all(base = '') {
+    for (const [path, slot] of this.slots) yield [base + path, slot];
+    for (const [path, items] of this.lists) {
+      for (const [at, item] of items.entries()) yield* item.registry.all(`${base}${path}[${at}]`);
+    }
+  }
+}
+
 /** Arguments of a function. `element`, `body()`: their JSON text before encoding, `refuse(text)`: shows an error. */
 export class ArgumentForm {
   constructor(params) {
-    this.registry = new Map();
+    this.registry = new Registry();
     this.fields = params.map((param, at) => labelled(param.name, param.type, `[${at}]`, this.registry));
     this.element = h('div.fields', {}, this.fields.map(field => field.element));
   }
@@ -25,7 +46,7 @@ export class ArgumentForm {
   }
 
   clear() {
-    for (const slot of this.registry.values()) {
+    for (const [, slot] of this.registry.all()) {
       fill(slot.message);
       slot.element.classList.remove('refused');
     }
@@ -36,9 +57,9 @@ export class ArgumentForm {
     const reason = /^invalid arguments for \w+ \S+: (\S+): invalid arguments for function \S+: \1: \1: (.*)$/s.exec(text);
     if (!reason) return false;
     const [, path, why] = reason;
-    const known = [...this.registry.keys()].filter(key => path.startsWith(key)).sort((a, b) => b.length - a.length)[0];
-    if (!known) return false;
-    const slot = this.registry.get(known);
+    const [found] = [...this.registry.all()].filter(([key]) => path.startsWith(key)).sort(([a], [b]) => b.length - a.length);
+    if (!found) return false;
+    const [, slot] = found;
     fill(slot.message, why.replace(/ at line \d+ column \d+$/, ''));
     slot.element.classList.add('refused');
     const input = slot.element.querySelector('input, select, textarea');
@@ -54,7 +75,7 @@ function labelled(name, type, path, registry) {
   const element = isLarge
     ? h('fieldset.field', {}, h('legend', {}, head), inner.element, message)
     : h('label.field', {}, h('span.head', {}, head), inner.element, message);
-  registry.set(path, { element, message });
+  registry.slots.set(path, { element, message });
   return { element, read: inner.read };
 }
 
@@ -127,7 +148,7 @@ function sum(type, path, registry) {
   let inner = null;
   const change = () => {
     const variant = type.variants[select.selectedIndex], at = `${path}.${variant.name}`;
-    for (const key of [...registry.keys()]) if (key.startsWith(`${path}.`)) registry.delete(key);
+    registry.forget(path);
     inner = isUnit(variant.type) ? null : part(variant.type, at, registry);
     fill(place, inner?.element);
   };
@@ -140,7 +161,7 @@ function sum(type, path, registry) {
 function part(type, path, registry) {
   const inner = build(type, path, registry), message = h('span.message', { role: 'alert' });
   const element = h('div.part', {}, inner.element, message);
-  registry.set(path, { element, message });
+  registry.slots.set(path, { element, message });
   return { element, read: inner.read };
 }
 
@@ -149,6 +170,7 @@ function optional(type, path, registry) {
   let inner = null;
   set.addEventListener('change', () => {
     word.textContent = set.checked ? 'some' : 'none';
+    registry.forget(path);
     inner = set.checked ? part(type.of, `${path}.some`, registry) : null;
     fill(place, inner?.element);
     place.querySelector('input, select')?.focus();
@@ -159,20 +181,12 @@ function optional(type, path, registry) {
 
 function list(type, path, registry) {
   const items = [], place = h('ol.items');
-  const draw = () => {
-    for (const key of [...registry.keys()]) if (key.startsWith(`${path}[`)) registry.delete(key);
-    items.forEach((item, at) => { item.register(`${path}[${at}]`); });
-    fill(place, items.map(item => item.element));
-  };
+  registry.lists.set(path, items);
+  const draw = () => fill(place, items.map(item => item.element));
   const append = () => {
-    // Registered under what it is at the time of drawing: places move when others are removed.
-    const own = new Map(), inner = part(type.of, '', own);
+    const own = new Registry(), inner = part(type.of, '', own);
     const remove = h('button.quiet', { type: 'button', title: 'Remove', 'aria-label': 'Remove' }, icon('close'));
-    const item = {
-      element: h('li', {}, inner.element, remove),
-      read: inner.read,
-      register(at) { for (const [key, slot] of own) registry.set(at + key, slot); },
-    };
+    const item = { element: h('li', {}, inner.element, remove), read: inner.read, registry: own };
     remove.addEventListener('click', () => { items.splice(items.indexOf(item), 1); draw(); });
     items.push(item);
     draw();

@@ -50,7 +50,7 @@ export function timestamp(micros) {
 export function duration(micros) {
   const value = Number(micros) / 1e6;
   if (Math.abs(value) < 1) return `${Number(micros) / 1000} ms`;
-  if (Math.abs(value) < 120) return `${value} s`;
+  if (Math.abs(value) < 60) return `${value} s`;
   if (Math.abs(value) < 3600) return `${+(value / 60).toFixed(2)} min`;
   return `${+(value / 3600).toFixed(2)} h`;
 }
@@ -85,12 +85,16 @@ export function literal(type, value) {
     case 'bytes': return `X'${value}'`;
     case 'identity': case 'connection': case 'uuid': return `0x${hex(value[0], type.kind === 'identity' ? 64 : 32)}`;
     case 'timestamp': return string(timestamp(value[0]));
-    case 'duration': return `(${value[0]})`;
+    case 'duration': return String(value[0]);
     case 'u256': case 'i256': return signed(value).toString();
     case 'f32': case 'f64': return value === null ? '1e999' : String(value);
     case 'option': return value[0] === 0 ? literal(type.of, value[1]) : 'NULL';
     case 'array': return `ARRAY[${value.map(item => literal(type.of, item)).join(', ')}]`;
-    case 'product': return `(${type.fields.map((field, at) => literal(field.type, value[at])).join(', ')})`;
+    case 'product': {
+      const fields = type.fields.map((field, at) => literal(field.type, value[at]));
+      // One value in parentheses is that value.
+      return fields.length === 1 ? fields[0] : `(${fields.join(', ')})`;
+    }
     case 'sum': {
       const variant = type.variants[value[0]];
       return isUnit(variant.type) ? string(variant.name) : `${name(variant.name)}(${literal(variant.type, value[1])})`;
@@ -107,7 +111,6 @@ export function typed(type, input) {
     case 'bytes': return `X'${trimmed.replace(/^0x/, '')}'`;
     case 'identity': case 'connection': case 'uuid': return `0x${trimmed.replace(/^0x/, '').replaceAll('-', '')}`;
     case 'timestamp': return string(trimmed);
-    case 'duration': return /^\d/.test(trimmed) ? `(${trimmed})` : trimmed;
     case 'option': return trimmed === '' || trimmed === 'none' ? 'NULL' : typed(type.of, input);
     case 'sum': return /^\w+$/.test(trimmed) ? string(trimmed) : trimmed;
     case 'array': return trimmed.startsWith('[') ? `ARRAY${trimmed}` : trimmed;

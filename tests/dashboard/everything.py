@@ -209,7 +209,7 @@ def put(
     place: Place,
 ) -> None:
     old = ctx.db[Everything].id.get(1)
-    old.id, old.flag, old.tiny, old.large, old.larger, old.largest = id, flag, tiny, large, larger, largest
+    old.id, old.flag, old.tiny, old.large, old.larger, old.largest = id, flag, tiny, large, abs(larger), largest
     old.long, old.text, old.data, old.who, old.conn, old.at, old.lasts = long, text, data, who, conn, at, lasts
     old.maybe, old.rank, old.state, old.place = maybe, rank, state, place
     ctx.db[Everything].insert(old)

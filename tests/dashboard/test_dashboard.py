@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from browser import Browser, Page, open_browser
 from server_process import ServerProcess
 
 MODULE = Path(__file__).parent / "everything.py"
-LARGE_ROWS = 1_000_000
-FILLS = 20
+LARGE_ROWS = 200_000
+FILLS = 4
 """Calls that insert them: one alone would pass the budget of a reducer on a busy machine."""
 FIRST_VIEW_SECONDS = 1.0
+SLOWER_SECONDS = 0.3
 NOTE_ERRORS = """
 window.problems = [];
 addEventListener('error', event => problems.push(event.message));
@@ -94,12 +93,13 @@ async def press(page: Page, text: str) -> None:
 
 
 async def test_overview_and_load_test(browser: Browser, server: ServerProcess) -> None:
-    started = time.perf_counter()
+    seen = []
+    for _ in range(3):
+        async with opened(browser, server, "", "first") as page:
+            await page.until("document.querySelector('.figures .number')?.textContent === '1'")
+            seen.append(await page.evaluate("performance.now() / 1000"))
+    assert min(seen) < FIRST_VIEW_SECONDS
     async with opened(browser, server, "", "overview") as page:
-        await page.until("document.querySelector('.figures .number')?.textContent === '1'")
-        first = await page.evaluate("performance.now()")
-        assert first / 1000 < FIRST_VIEW_SECONDS * 3, "seen late; the machine may be busy"
-        assert time.perf_counter() - started < 10
         await page.until("document.querySelectorAll('.chart polyline').length >= 4")
         calls = "document.querySelector('.chart .figure').textContent"
         await page.until(f"{calls} === '0/s'")
@@ -241,9 +241,8 @@ async def test_sql_logs_clients(browser: Browser, server: ServerProcess) -> None
             "(select => { select.value = 'Error'; select.dispatchEvent(new Event('change')) })"
             "(document.querySelector('.tools select'))"
         )
-        await page.until(
-            "document.querySelectorAll('.line').length === document.querySelectorAll('.line.error').length"
-        )
+        await page.until("!document.querySelector('.line.debug, .line.info, .line.warn')")
+        assert "soup" in await text_of(page, ".line.error .text")
     async with opened(browser, server, "#/db/world/clients", "clients") as page:
         # The page's own connection.
         await page.until("document.querySelectorAll('tbody tr').length === 1")
@@ -252,14 +251,16 @@ async def test_sql_logs_clients(browser: Browser, server: ServerProcess) -> None
         await page.until("document.querySelectorAll('tbody tr').length === 2")
         await page.evaluate("more.close()")
         await page.until("document.querySelectorAll('tbody tr').length === 1")
-        # It is a subscription itself, so there is one to be seen.
-        subscriptions = await browser.page(f"{server.base_url}/dashboard/#/db/world/subscriptions")
-        assert await text_of(subscriptions, "tbody td") == "SELECT * FROM st_client"
 
 
 async def test_schedules_and_schema(browser: Browser, server: ServerProcess) -> None:
     async with opened(browser, server, "#/db/world/schedules", "schedules") as page:
         assert "every 1 h" in (await text_of(page, "tbody tr"))
+        # The page is subscribed to that table.
+        async with opened(browser, server, "#/db/world/subscriptions", "subscriptions") as other:
+            assert await text_of(other, "tbody td") == 'SELECT * FROM "tick"'
+        server.sql("world", 'UPDATE tick SET scheduled_at = "Interval"(60000000)')
+        await page.until("document.querySelector('tbody tr').textContent.includes('every 1 min')")
     async with opened(browser, server, "#/db/world/schema", "schema") as page:
         await page.until("document.querySelectorAll('.diagram .title').length === 7")
         assert await page.evaluate("document.querySelectorAll('.edge:not(.calls)').length") == 1
@@ -284,19 +285,18 @@ async def test_narrow_and_dark(browser: Browser, server: ServerProcess) -> None:
 async def test_a_large_table_opens_as_fast(browser: Browser, server: ServerProcess) -> None:
     for _ in range(FILLS):
         server.call("world", "fill", LARGE_ROWS // FILLS)
-    took: dict[str, float] = {}
-    for table in ("player", "item", "player", "item"):
+    took: dict[str, float] = {"player": 60.0, "item": 60.0}
+    for table in ("player", "item") * 3:
         async with opened(browser, server, f"#/db/world/tables/{table}", table) as page:
             await page.until("document.querySelectorAll('tbody tr').length && document.querySelector('.pager .where')")
-            took[table] = await page.evaluate("performance.now() / 1000")
+            took[table] = min(took[table], await page.evaluate("performance.now() / 1000"))
             if table == "item":
-                assert "of 1,000,0" in await text_of(page, ".pager .where")
+                assert "of 200,0" in await text_of(page, ".pager .where")
                 assert await page.evaluate("document.querySelectorAll('tbody tr').length") == 100
-    await trio.lowlevel.checkpoint()
-    assert took["item"] < took["player"] + 0.5
+    assert took["item"] < took["player"] + SLOWER_SECONDS
     async with opened(browser, server, "#/db/world/tables/item", "last") as page:
         await press(page, "Last")
-        await page.until("document.querySelector('.pager .where').textContent.startsWith('Rows 1,000,001')")
+        await page.until("document.querySelector('.pager .where').textContent.startsWith('Rows 200,001')")
         await press(page, "First")
         await page.until("document.querySelector('.pager .where').textContent.startsWith('Rows 1–')")
         await press(page, "Live")

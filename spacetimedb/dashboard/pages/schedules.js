@@ -2,10 +2,11 @@
 
 import { sql } from '../api.js';
 import { empty, failure, fill, grouped, h } from '../dom.js';
+import { Live } from '../live.js';
 import { duration, name, timestamp } from '../values.js';
 
 const MOST = 50;
-const EVERY_MS = 2000;
+const LIVE_MOST = 5000;
 
 export function show(body, context) {
   const { schedules, tables } = context.schema;
@@ -18,26 +19,38 @@ export function show(body, context) {
     h('div.row', {}, h('h2', {}, schedule.table), h('span.hint', {}, 'calls'),
       h('a.mono', { href: context.addressOf(context.database, 'reducers', schedule.calls) }, schedule.calls)), place))));
 
-  let timer = null, left = false;
-  const look = async () => {
-    for (const { schedule, place } of places) {
-      const table = tables.find(item => item.name === schedule.table);
-      try {
-        const from = ` FROM ${name(schedule.table)}`;
-        const [{ rows: [[count]] }, { rows }] = await Promise.all([
-          sql(context.database.identity, `SELECT COUNT(*) AS n${from}`),
-          sql(context.database.identity, `SELECT *${from} LIMIT ${MOST}`),
-        ]);
-        if (left) return;
-        fill(place, rows.length ? drawRows(table, schedule, rows, count) : h('p.hint', {}, 'No row: nothing is waiting to run.'));
-      } catch (error) {
-        fill(place, failure(error));
+  const lives = [];
+  let left = false;
+  const open = async ({ schedule, place }) => {
+    const table = tables.find(item => item.name === schedule.table), query = `SELECT * FROM ${name(schedule.table)}`;
+    const draw = (rows, count) => fill(place, rows.length ? drawRows(table, schedule, rows, count) : h('p.hint', {}, 'No row: nothing is waiting to run.'));
+    try {
+      const count = Number((await sql(context.database.identity, `SELECT COUNT(*) AS n FROM ${name(schedule.table)}`)).rows[0][0]);
+      if (count > LIVE_MOST) {
+        const { rows } = await sql(context.database.identity, `${query} LIMIT ${MOST}`);
+        if (!left) draw(rows, count);
+        return;
       }
+    } catch (error) {
+      fill(place, failure(error));
+      return;
     }
-    if (!left) timer = setTimeout(look, EVERY_MS);
+    if (left) return;
+    const rows = new Map(), key = row => String(row[table.key ?? 0]);
+    const drawAll = () => draw([...rows.values()].slice(0, MOST), rows.size);
+    lives.push(new Live(context.database.identity, query, { kind: 'product', fields: table.columns }, {
+      status() {},
+      applied(all) { rows.clear(); for (const row of all) rows.set(key(row), row); drawAll(); },
+      changed(deleted, inserted) {
+        for (const row of deleted) rows.delete(key(row));
+        for (const row of inserted) rows.set(key(row), row);
+        drawAll();
+      },
+      refused(why) { fill(place, failure(new Error(why))); },
+    }));
   };
-  look();
-  return () => { left = true; clearTimeout(timer); };
+  places.forEach(open);
+  return () => { left = true; lives.forEach(live => live.close()); };
 }
 
 function drawRows(table, schedule, rows, count) {

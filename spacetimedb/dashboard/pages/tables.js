@@ -233,8 +233,10 @@ class Grid {
     }));
   }
 
+  /** A row was changed here; what a subscription told of it meanwhile has not been drawn. */
   changed() {
-    if (!this.live) this.load();
+    if (this.live) this.redraw();
+    else this.load();
   }
 
   // -- drawing
