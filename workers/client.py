@@ -168,8 +168,6 @@ class Lane:
         self._arrived = trio.Event()
         """Set when there are clients to look after."""
         self.messages_sent = 0
-        self.bytes_sent = 0
-        self.dropped = 0
 
     def add(self, client: Client) -> None:
         """From now on the lane reads this socket."""
@@ -301,7 +299,6 @@ class Lane:
         except OSError:
             self.drop(client, "websocket_send_error")
             return
-        self.bytes_sent += sent
         if sent < len(data):
             self._keep(client, memoryview(data)[sent:])
             self._watch(client)
@@ -312,7 +309,7 @@ class Lane:
         if len(client.backlog) > MAX_BACKLOG_MESSAGES or (
             client.backlog_bytes > MAX_BACKLOG_BYTES + client.allowance and len(client.backlog) > 1
         ):
-            self.dropped += 1
+            client.link.outbox.dropped += 1
             self.drop(client, "outgoing_queue_full")
 
     def _send_backlog(self, client: Client) -> None:
@@ -329,7 +326,6 @@ class Lane:
             except OSError:
                 self.drop(client, "websocket_send_error")
                 return
-            self.bytes_sent += sent
             client.backlog_bytes -= sent
             left -= sent
             if sent < len(data):

@@ -29,6 +29,9 @@ class Outbox:
         self.shared: list[bytes] = []
         """Those messages: as long as they are here, no other gets their id."""
         self.messages_sent = 0
+        self.bytes_sent = 0
+        self.dropped = 0
+        """Clients that did not take their messages in time."""
 
     def tell(self, client: Client, message: bytes, horizon: int = 0) -> None:
         """Queues a message that says nothing of transactions later than `horizon`."""
@@ -51,6 +54,7 @@ class Outbox:
                 if data is not None and (client.horizon <= durable or not client.confirmed):
                     self.messages_sent += 1
                     client.messages = []
+                    self.bytes_sent += len(data)
                     send(client, data)
                     continue
             self.flush_client(client)
@@ -84,6 +88,7 @@ class Outbox:
         else:
             data = client.pack(messages)
         client.messages = waiting
+        self.bytes_sent += len(data)
         if client.confirmed and (client.held or client.horizon > self.durable):
             client.held.append((client.horizon, data))
             self._holding.add(client)
@@ -95,7 +100,9 @@ class Outbox:
     def send_parts(self, client: Client, parts: list[bytes | memoryview], horizon: int) -> None:
         """Sends one large message that is framed already."""
         self.messages_sent += 1
-        client.allowance += sum(map(len, parts))
+        size = sum(map(len, parts))
+        self.bytes_sent += size
+        client.allowance += size
         if client.confirmed and (client.held or horizon > self.durable):
             client.held.extend((horizon, part) for part in parts)
             self._holding.add(client)

@@ -237,8 +237,8 @@ class Reader:
             (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
             (words.READER_CALLS, link.requests.calls_received),
             (words.READER_MESSAGES, link.outbox.messages_sent),
-            (words.READER_BYTES, self.lane.bytes_sent),
-            (words.READER_DROPPED, self.lane.dropped),
+            (words.READER_BYTES, link.outbox.bytes_sent),
+            (words.READER_DROPPED, link.outbox.dropped),
         ):
             block.words[first + word] = value
 

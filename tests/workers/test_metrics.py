@@ -1,0 +1,222 @@
+"""The metrics over HTTP: documented, accepted by Prometheus' own checker, right, cheap."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections import defaultdict
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from server_process import SAMPLES, RequestFailed, ServerProcess
+
+from spacetimedb.client.blocking import connect
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MODULE = b"""
+from spacetimedb import Module, Pk, ReducerContext, ReducerError, Row, Schedule, every, u32
+
+m = Module()
+
+@m.table(public=True)
+class Note(Row):
+    id: Pk[u32]
+    text: str = ""
+
+@m.reducer
+def add(ctx: ReducerContext, n: u32) -> None:
+    for i in range(n):
+        ctx.db[Note].insert(Note(id=i, text="x" * 10))
+
+@m.reducer
+def refuse(ctx: ReducerContext) -> None:
+    raise ReducerError("no")
+
+@m.reducer
+def crash(ctx: ReducerContext) -> None:
+    raise KeyError("inside")
+
+@m.every(50)
+def beat(ctx: ReducerContext) -> None:
+    ctx.db[Note].id.update(Note(id=0, text="beat")) if ctx.db[Note].id.find(0) else None
+"""
+
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+
+
+def scrape(server: ServerProcess) -> Samples:
+    """Samples by name."""
+    found: Samples = defaultdict(list)
+    for family in text_string_to_metric_families(scrape_text(server)):
+        for sample in family.samples:
+            found[sample.name].append((sample.labels, sample.value))
+    return found
+
+
+def scrape_text(server: ServerProcess) -> str:
+    """The answer as it is."""
+    with urlopen(server.base_url + "/v1/metrics", timeout=10) as answer:
+        assert answer.headers["content-type"].startswith("text/plain")
+        return str(answer.read().decode())
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """Sum of the samples with these labels."""
+    return sum(v for found, v in samples[name] if found.items() >= labels.items())
+
+
+def await_value(server: ServerProcess, wanted: float, name: str, **labels: str) -> Samples:
+    """Scrapes until a value is there: figures of tables and readers may be a second old."""
+    deadline = time.monotonic() + 20
+    while value(samples := scrape(server), name, **labels) != wanted:
+        assert time.monotonic() < deadline, (name, labels, samples[name])
+    return samples
+
+
+@pytest.fixture(scope="module")
+def used(server: ServerProcess) -> tuple[ServerProcess, str]:
+    """A server whose database `metered` has done a bit of everything; with the database's identity."""
+    identity = server.publish(MODULE, "metered")
+    server.call("metered", "add", 20)
+    for reducer in ("refuse", "crash"):
+        with pytest.raises(RequestFailed):
+            server.call("metered", reducer)
+    server.sql("metered", "DELETE FROM note WHERE id = 19")
+    with connect(server.ws_url, "metered") as client:
+        client.subscribe("SELECT * FROM note")
+        client.call("add", 0)
+        await_value(server, 1, "spacetime_worker_connected_clients", database_identity=identity)
+    return server, identity
+
+
+def test_counts(used: tuple[ServerProcess, str]) -> None:
+    server, identity = used
+    samples = await_value(server, 19, "spacetime_num_table_rows", database_identity=identity, table_name="note")
+    mine = {"database_identity": identity}
+    assert value(samples, "spacetime_num_txns_total", **mine, reducer="add", committed="true") == 2
+    assert value(samples, "spacetime_txn_elapsed_time_sec_count", **mine, reducer="add") == 2
+    assert value(samples, "spacetime_reducer_failures_total", **mine, reducer="refuse", outcome="error") == 1
+    assert value(samples, "spacetime_reducer_failures_total", **mine, reducer="crash", outcome="internal") == 1
+    assert value(samples, "spacetime_num_txns_total", **mine, reducer="crash", committed="false") == 1
+    assert value(samples, "spacetime_num_txns_total", **mine, txn_type="Sql", committed="true") == 1
+    inserted = value(samples, "spacetime_num_rows_inserted_total", **mine, table_name="note")
+    deleted = value(samples, "spacetime_num_rows_deleted_total", **mine, table_name="note")
+    assert inserted - deleted == 19
+    assert deleted >= 1
+    assert value(samples, "spacetime_table_size_bytes", **mine, table_name="note") == pytest.approx(19 * 18, abs=20)
+    assert value(samples, "spacetime_scheduled_function_delay_seconds_count", **mine, function="beat") > 0
+    assert value(samples, "spacetime_worker_ws_clients_spawned_total", **mine) == 1
+    assert value(samples, "spacetime_commitlog_sync_seconds_count", **mine) > 0
+    assert value(samples, "spacetime_message_log_size_bytes", **mine) > 0
+    assert value(samples, "spacetime_update_age_seconds_count", **mine) > 0
+    assert value(samples, "process_cpu_seconds_total", process="supervisor") > 0
+    assert value(samples, "process_resident_memory_bytes", **mine, process="actor") > 1e6
+
+
+def test_histograms_are_cumulative(used: tuple[ServerProcess, str]) -> None:
+    server, identity = used
+    buckets = [
+        v
+        for labels, v in scrape(server)["spacetime_txn_elapsed_time_sec_bucket"]
+        if labels["database_identity"] == identity and labels["reducer"] == "add"
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == 2
+
+
+def test_every_family_is_documented_and_every_documented_one_exists(used: tuple[ServerProcess, str]) -> None:
+    server, _identity = used
+    documented = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", (DOCS / "metrics.md").read_text(), re.MULTILINE))
+    there = {}
+    for line in scrape_text(server).splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            there[name] = kind
+    assert there == documented
+
+
+def test_prometheus_own_checker_accepts_it(used: tuple[ServerProcess, str]) -> None:
+    server, _identity = used
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=scrape_text(server), capture_output=True, text=True, check=False
+    )
+    # The names with `_sec` are those that SpacetimeDB's dashboards ask for; that is all there is to say.
+    said = (done.stdout + done.stderr).splitlines()
+    assert [line for line in said if not line.endswith("_sec metric names should not contain abbreviated units")] == []
+
+
+def test_alerts_and_dashboard_ask_for_what_there_is(used: tuple[ServerProcess, str]) -> None:
+    server, _identity = used
+    rules = DOCS / "monitoring" / "alerts.yml"
+    done = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 rules found" in done.stdout
+    dashboard = json.loads((DOCS / "monitoring" / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    assert len(asked) > 8
+    # A query has figures while somebody subscribes; its families are always announced.
+    names = {*scrape(server), *re.findall(r"^# TYPE (\w+)", scrape_text(server), re.MULTILINE)}
+    for text in [*asked, rules.read_text()]:
+        for name in re.findall(r"\b(?:spacetime|process)_\w+", text):
+            assert name in names, name
+
+
+def test_a_prometheus_scrapes_it(used: tuple[ServerProcess, str], tmp_path: Path) -> None:
+    server, identity = used
+    (tmp_path / "prometheus.yml").write_text(
+        (DOCS / "monitoring" / "prometheus.yml")
+        .read_text()
+        .replace("127.0.0.1:3000", f"127.0.0.1:{server.port}")
+        .replace("scrape_interval: 5s", "scrape_interval: 500ms")
+        .replace("alerts.yml", str(DOCS / "monitoring" / "alerts.yml"))
+    )
+    with subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            "--web.listen-address=127.0.0.1:0",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said: list[str] = []
+            for line in process.stderr:
+                said.append(line)
+                if found := re.search(r'msg="Listening on" address=(\S+)', line):
+                    break
+            else:
+                raise AssertionError("".join(said))
+            query = f'spacetime_num_table_rows{{database_identity="{identity}",table_name="note"}}'
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    with urlopen(f"http://{found[1]}/api/v1/query?query={quote(query)}", timeout=10) as answer:
+                        result = json.load(answer)["data"]["result"]
+                except HTTPError:
+                    result = []  # it is not ready yet
+                if result:
+                    break
+                assert time.monotonic() < deadline
+            assert result[0]["value"][1] == "19"
+        finally:
+            process.terminate()
+
+
+def test_a_scrape_is_cheap(used: tuple[ServerProcess, str]) -> None:
+    server, _identity = used
+    server.publish(SAMPLES / "ticker.py", "metered-too")
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        scrape_text(server)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.1
