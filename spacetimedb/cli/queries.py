@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from .options import OptionalValues, Settings, anonymous_option, pass_settings, 
 from .schema import Function, JsonType, Schema, resolve
 
 REDUCER_FAILED = 530
+HEX_NAMES = ("__identity__", "__connection_id__")
+"""Elements of the special types that people know as hex digits."""
 
 
 @click.command(
@@ -72,7 +75,8 @@ def call(
 
 
 def arguments_json(function: Function, arguments: Sequence[str]) -> str:
-    """JSON array of the arguments as typed; a word for a string parameter that is no JSON string is quoted."""
+    """JSON array of the arguments as typed; a word for a string parameter that is no JSON string is quoted, and hex
+    digits for an identity are made one."""
     written = []
     for n, argument in enumerate(arguments):
         kind = function.parameters[n][1] if n < len(function.parameters) else None
@@ -81,13 +85,23 @@ def arguments_json(function: Function, arguments: Sequence[str]) -> str:
 
 
 def _argument(kind: JsonType | None, text: str) -> str:
-    if kind is None or "String" not in kind:
+    if kind is None:
+        return text
+    if _element_name(kind) in HEX_NAMES and (digits := re.fullmatch(r'"?(?:0x)?([0-9a-f]+)"?', text)):
+        return f'["0x{digits[1]}"]'
+    if "String" not in kind:
         return text
     try:
         is_text = isinstance(json.loads(text), str)
     except ValueError:
         is_text = False
     return text if is_text else json.dumps(text, ensure_ascii=False)
+
+
+def _element_name(kind: JsonType) -> str | None:
+    """Name of a product's only element."""
+    elements = kind["Product"]["elements"] if "Product" in kind else []
+    return elements[0]["name"].get("some") if len(elements) == 1 else None
 
 
 def _unknown_function(schema: Schema, name: str, database: str, identity: str) -> str:
