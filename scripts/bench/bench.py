@@ -75,6 +75,10 @@ GOALS = [
     Goal("shared", "missing", 0, "0"),
     Goal("chunks", "first_result_p50_ms", 20, "-"),
     Goal("chunks", "missing", 0, "0"),
+    Goal("recovery", "row_ops_per_cpu_s", 400_000, "1.5 million", at_least=True),
+    Goal("recovery", "snapshot_start_s", 5.0, "-"),
+    Goal("recovery", "keeper_us_per_tx", 2.0, "-"),
+    Goal("recovery", "call_p99_with_snapshot_ms", 20, "-"),
     Goal("idle", "resident_mb", 160, "-"),
     Goal("idle", "cpu_percent", 1.0, "-"),
     Goal("connections", "mb_per_1000", 60, "182"),
@@ -185,6 +189,12 @@ class Bench:
         figures = _flat(node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move")
         return figures | {"missing": figures["wanted_updates"] - figures["updates"]}
 
+    def recovery(self) -> Figures:
+        """Replay, a start from a snapshot, what the log keeper costs, and calls while a snapshot is taken."""
+        import recovery
+
+        return recovery.measure(self.server, self.server.root / "recovery")
+
     def connections(self) -> Figures:
         """Memory of 1,000 open connections that subscribe to nothing."""
         before = resident_kb(self.server.pid)
@@ -268,6 +278,10 @@ UNITS = {
     "cpu_percent": "CPU, %",
     "mb_per_1000": "MB for 1000 connections",
     "rows_per_cpu_s": "rows of a first subscription per server CPU s",
+    "row_ops_per_cpu_s": "row operations replayed per CPU s",
+    "snapshot_start_s": "CPU s to start with 1,000,000 rows from a snapshot",
+    "keeper_us_per_tx": "log keeper CPU us per transfer, 500 at a time",
+    "call_p99_with_snapshot_ms": "calls while a snapshot is taken, p99 ms",
     "populate_s": "seconds to insert 1,000,000 rows",
     "call_p99_ms": "other calls meanwhile, p99 ms",
     "many_over_few": "CPU per update, 10,000 over 100 subscriptions",
@@ -341,6 +355,7 @@ def main() -> None:
                 "points": bench.points,
                 "shared": bench.shared,
                 "chunks": bench.chunks,
+                "recovery": bench.recovery,
                 "transfer": bench.transfer,
                 "transfer-skewed": bench.transfer_skewed,
                 "sequential": bench.sequential,
