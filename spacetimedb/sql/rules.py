@@ -35,7 +35,9 @@ def apply_rules(plan: SelectPlan, plan_rule: PlanRule) -> SelectPlan:
     if not any(relvar.table.rules for relvar in plan.relvars):
         return plan
     first, *others = _expand(plan, None, frozenset(), plan_rule)
-    return replace(first, others=tuple(others))
+    # One rule that names its caller makes the whole plan that caller's, whichever rule stands first.
+    uses_sender = any(fragment.uses_sender for fragment in (first, *others))
+    return replace(first, others=tuple(others), uses_sender=uses_sender)
 
 
 def _expand(plan: SelectPlan, current: TableRef | None, outer: frozenset[int], plan_rule: PlanRule) -> list[SelectPlan]:

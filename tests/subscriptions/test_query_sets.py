@@ -168,6 +168,22 @@ def test_sender_makes_a_query_of_its_own() -> None:
     assert read_update(update) == {1: [("who", [([bytes(identity_of("a"))], [])])]}
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_rule_with_sender_makes_a_query_of_its_own(is_first: bool) -> None:
+    """Wherever the rule stands among others: nobody gets what another caller's rule lets through."""
+    rules = ["select * from who where identity = :sender", "select * from who where number = 7"]
+    table = {
+        "name": "who",
+        "cols": [["identity", "Identity"], ["number", "U8"]],
+        "rules": rules[:: 1 if is_first else -1],
+    }
+    reader = Reader({"tables": [table], "rows": {}})
+    for client, name in ((1, "a"), (2, "b"), (3, "a")):
+        reader.subscribe(client, 1, "select * from who", caller=identity_of(name))
+    ((_, clients),) = reader.change(who=([], [[int.from_bytes(identity_of("a"), "little"), 1]]))
+    assert clients == [1, 3]
+
+
 def test_ids() -> None:
     reader = Reader()
     subscriptions = reader.subscriptions
