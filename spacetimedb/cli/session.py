@@ -1,24 +1,24 @@
-"""A WebSocket session of protocol v3 or v2 over trio-websocket: a thin shell for `subscribe`, the bots and tests."""
+"""A WebSocket session, message by message: a thin shell for `subscribe`, `export`, the bots and tests.
+
+For what subscribes and calls there is `spacetimedb.client`; this one hands on the server's messages as they are.
+"""
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
-from urllib.parse import quote, urlencode, urlsplit
 
 import trio
-import trio_websocket
 
+from ..client.address import Address
+from ..client.trio_link import Link
 from ..protocol import v2_client
+from ..protocol.client_socket import ClientSocket, HandshakeRefused, SocketError, client_frame
 
-SUBPROTOCOLS = ("v3.bsatn.spacetimedb", "v2.bsatn.spacetimedb")
-MAXIMUM_MESSAGE_BYTES = 512 * 1024 * 1024
-MESSAGES_BUFFERED = 64
+CONNECT_SECONDS = 60.0
+"""A database that starts may take a while to greet."""
 CLOSE_SECONDS = 1.0
-LAST_WORDS_SECONDS = 0.1
-"""For what came before the end of the stream to be understood."""
 
 
 class SessionRefused(Exception):
@@ -40,15 +40,16 @@ class Session:
     number.
     """
 
-    def __init__(
-        self, socket: Any, greeting: v2_client.InitialConnection, early: Sequence[v2_client.ServerMessage]
-    ) -> None:
+    def __init__(self, link: Link, socket: ClientSocket) -> None:
+        self._link = link
         self._socket = socket
-        self._early = list(early)
+        self._sending = trio.StrictFIFOLock()
+        self._frames: deque[bytes] = deque()
         self._request = 0
-        self.identity = greeting.identity
-        self.connection_id = greeting.connection_id
-        self.token = greeting.token
+        self._early: list[v2_client.ServerMessage] = []
+        self.identity = b""
+        self.connection_id = b""
+        self.token = ""
 
     def next_request(self) -> int:
         self._request += 1
@@ -56,164 +57,96 @@ class Session:
 
     async def send(self, message: bytes) -> None:
         """Sends one client message (made by `protocol.v2_client`). SessionLost if the connection is gone."""
+        if self._socket.close_code is not None:
+            raise SessionLost(self._reason())
+        await self._send(client_frame(message))
+
+    async def _send(self, data: bytes) -> None:
         try:
-            await self._socket.send_message(message)
-        except (trio_websocket.ConnectionClosed, OSError, trio.BrokenResourceError) as error:
-            raise SessionLost(_reason(error)) from None
+            async with self._sending:
+                await self._link.send_all(data)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise SessionLost(self._reason()) from None
 
     async def receive(self) -> list[v2_client.ServerMessage]:
         """Messages of the next frame, at least one. SessionLost at the end."""
         if self._early:
             early, self._early = self._early, []
             return early
-        return v2_client.decode_frame(await _frame(self._socket))
+        return v2_client.decode_frame(await self._frame())
 
+    async def _frame(self) -> bytes:
+        while not self._frames:
+            if self._socket.close_code is not None:
+                raise SessionLost(self._reason())
+            data = await self._link.receive()
+            try:
+                if data:
+                    self._frames += self._socket.receive(data)
+                else:
+                    self._socket.end_of_stream()
+            except HandshakeRefused as refused:
+                raise SessionRefused(refused.status, refused.text) from None
+            except SocketError as error:
+                raise SessionLost(str(error)) from None
+            await self._flush()
+            if not data and not self._frames:
+                raise SessionLost(self._reason())
+        return self._frames.popleft()
 
-async def _frame(socket: Any) -> bytes:
-    try:
-        frame = await socket.get_message()
-    except (trio_websocket.ConnectionClosed, OSError, trio.BrokenResourceError) as error:
-        raise SessionLost(_reason(error)) from None
-    if not isinstance(frame, bytes):
-        raise SessionLost("the server sent a text frame")
-    return frame
+    async def _flush(self) -> None:
+        data, self._socket.outgoing = self._socket.outgoing, b""
+        if data:
+            try:
+                await self._send(data)
+            except SessionLost:
+                pass  # what was received before is still to be handed on
 
+    def _reason(self) -> str:
+        text = self._socket.close_reason
+        return f"the server closed the connection: {text}" if text else "the connection was lost"
 
-def _reason(error: Exception) -> str:
-    closed = getattr(error, "reason", None)
-    text = getattr(closed, "reason", None) or ""
-    return f"the server closed the connection: {text}" if text else "the connection was lost"
+    async def greet(self) -> None:
+        """Shakes hands and takes the greeting. SessionRefused, SessionLost."""
+        await self._flush()
+        first, *self._early = v2_client.decode_frame(await self._frame())
+        if not isinstance(first, v2_client.InitialConnection):
+            raise SessionLost("the server did not greet")
+        self.identity, self.connection_id, self.token = first.identity, first.connection_id, first.token
 
-
-def _meaning(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What the exceptions of a session's tasks come to. A failed handshake is raised in the library's own task."""
-    if failed := group.subgroup(trio_websocket.HandshakeError):
-        error = _first(failed)
-        if isinstance(error, trio_websocket.ConnectionRejected):
-            return SessionRefused(error.status_code, (error.body or b"").decode("utf-8", "replace"))
-        return SessionLost(f"the handshake failed: {error}")
-    only: BaseException = group
-    while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
-        only = only.exceptions[0]
-    return only
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-class _WatchedStream(trio.abc.Stream):
-    """A stream that says when the peer has ended it: the WebSocket library waits on for an answer to its handshake."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.ended = trio.Event()
-        self._stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        try:
-            await self._stream.send_all(data)
-        except trio.BrokenResourceError:
-            self.ended.set()
-            raise
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        try:
-            data = await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError:
-            self.ended.set()
-            raise
-        if not data:
-            self.ended.set()
-        return data
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _open_stream(host: str, port: int, secure: bool) -> _WatchedStream:
-    if not secure:
-        return _WatchedStream(await trio.open_tcp_stream(host, port))
-    context = ssl.create_default_context()
-    return _WatchedStream(await trio.open_ssl_over_tcp_stream(host, port, ssl_context=context, https_compatible=True))
-
-
-async def _shake_hands(
-    nursery: trio.Nursery,
-    stream: _WatchedStream,
-    host: str,
-    resource: str,
-    subprotocols: Sequence[str],
-    headers: list[tuple[bytes, bytes]],
-) -> Any:
-    """The open WebSocket. SessionLost if the stream ends before."""
-    opened: list[Any] = []
-    async with trio.open_nursery() as race:
-
-        async def lose() -> None:
-            await stream.ended.wait()
-            await trio.sleep(LAST_WORDS_SECONDS)
-            race.cancel_scope.cancel()
-
-        race.start_soon(lose)
-        opened.append(
-            await trio_websocket.wrap_client_stream(
-                nursery,
-                cast(Any, stream),  # any stream does
-                host,
-                resource,
-                subprotocols=list(subprotocols),
-                extra_headers=headers,
-                message_queue_size=MESSAGES_BUFFERED,
-                max_message_size=MAXIMUM_MESSAGE_BYTES,
-            )
-        )
-        race.cancel_scope.cancel()
-    if not opened:
-        await trio.aclose_forcefully(stream)
-        raise SessionLost("the server ended the connection during the handshake")
-    return opened[0]
+    async def close(self) -> None:
+        """Closes in order, as far as the server goes along."""
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            try:
+                self._socket.close()
+                await self._flush()
+                while self._socket.close_code is None:
+                    self._frames.clear()
+                    await self._frame()
+            except (SessionLost, SessionRefused):
+                pass
+        self._link.close()
 
 
 @asynccontextmanager
 async def open_session(
-    url: str,
-    database: str,
-    *,
-    token: str | None = None,
-    confirmed: bool | None = None,
-    subprotocols: Sequence[str] = SUBPROTOCOLS,
+    url: str, database: str, *, token: str | None = None, confirmed: bool | None = None
 ) -> AsyncIterator[Session]:
     """A session with `database` (name or identity) on the server at `url` (http or https).
 
     SessionRefused if the server says no to the handshake, SessionLost if there is no connection to be had.
     """
-    parts = urlsplit(url)
-    parameters = {"compression": "None"} | ({} if confirmed is None else {"confirmed": str(confirmed).lower()})
-    resource = f"{parts.path.rstrip('/')}/v1/database/{quote(database, safe='')}/subscribe?{urlencode(parameters)}"
-    secure = parts.scheme == "https"
-    headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    address = Address.parse(url, database, token=token, confirmed=confirmed)
     try:
-        async with trio.open_nursery() as nursery:
-            try:
-                stream = await _open_stream(parts.hostname or "", parts.port or (443 if secure else 80), secure)
-                socket = await _shake_hands(
-                    nursery, stream, parts.netloc.rpartition("@")[2], resource, subprotocols, headers
-                )
-            except OSError as error:
-                raise SessionLost(f"no connection to {url}: {error}") from None
-            try:
-                first, *early = v2_client.decode_frame(await _frame(socket))
-                if not isinstance(first, v2_client.InitialConnection):
-                    raise SessionLost("the server did not greet")
-                yield Session(socket, first, early)
-            finally:
-                with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                    await socket.aclose()
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # the nursery is our own affair: callers catch what was raised, not groups
-        raise _meaning(group) from None
+        link = await Link.open(address)
+    except OSError as error:
+        raise SessionLost(f"no connection to {url}: {error}") from None
+    session = Session(link, address.socket(token))
+    try:
+        with trio.move_on_after(CONNECT_SECONDS) as waiting:
+            await session.greet()
+        if waiting.cancelled_caught:
+            raise SessionLost(f"{url} did not answer within {CONNECT_SECONDS:g} s")
+        yield session
+    finally:
+        await session.close()

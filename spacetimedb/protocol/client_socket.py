@@ -191,7 +191,8 @@ class ClientSocket:
                     break
         except h11.RemoteProtocolError as error:
             if not status:
-                raise SocketError(f"the handshake failed: {error}") from None
+                why = error if data else "the server ended the connection"
+                raise SocketError(f"{why} during the handshake") from None
         self._refusal = status, body
         return b""
 
