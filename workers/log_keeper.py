@@ -62,8 +62,8 @@ LOCK_S: Final = 10.0
 """How long it waits for the log keeper of a killed server, which still writes what it had taken."""
 LOCK_RETRY_S: Final = 0.02
 
-_COMMIT: Final = Layout("<IBB2xQ24xII")
-"""Of a commit record: length, kind, flags, horizon, position and length of the log payload."""
+_COMMIT: Final = Layout("<5xB2xQ24xII")
+"""Of a commit record: flags, horizon, position and length of the log payload."""
 _FRAME: Final = Layout("<IB")
 MEASURE_S: Final = 5.0
 """Between two looks at how much room the files take."""
@@ -242,12 +242,20 @@ class LogKeeper:
         self._payloads, self._lines, self._horizon = [], [], 0
         log = self._log
         self._skip = log.next_offset if log is not None else 0
-        at, end, frame = 0, len(data), _FRAME.unpack_from
+        at, end, skip = 0, len(data), self._skip
+        frame, commit, add = _FRAME.unpack_from, _COMMIT.unpack_from, self._payloads.append
         while at < end:
             length, kind = frame(data, at)
             if length < LEAST_BYTES:
                 raise RuntimeError(f"a record of {length} bytes in the commit ring")
-            if kind == SPILLED:
+            if kind == COMMIT:
+                flags, horizon, log_at, log_length = commit(data, at)
+                if flags & LOGGED:
+                    self._horizon = horizon
+                    if horizon > skip:
+                        log_at += at
+                        add(data[log_at : log_at + log_length])
+            elif kind == SPILLED:
                 self._take(self._heap.row(SPILLED_RECORD.unpack_from(data, at)[2]), 0)
             else:
                 self._take(data, at)
@@ -300,10 +308,10 @@ class LogKeeper:
         return True
 
     def _take(self, data: bytes, at: int) -> None:
-        """Collects what is to be written of the record at `at`."""
+        """Collects what is to be written of the record at `at`, which is none of the usual ones."""
         kind = data[at + 4]
         if kind == COMMIT:
-            _length, _kind, flags, horizon, log_at, log_length = _COMMIT.unpack_from(data, at)
+            flags, horizon, log_at, log_length = _COMMIT.unpack_from(data, at)
             if flags & LOGGED:
                 self._horizon = horizon
                 if horizon > self._skip:
