@@ -2,9 +2,9 @@
 
 A database is an actor, a log keeper and four shared regions. The regions live as long as the actor: when it dies, the
 log keeper first writes everything that was published, then a new actor recovers from the log into fresh regions. A
-log keeper that dies is started again on the same regions and goes on at its place in the ring. An actor whose log
-cannot be written is stopped too: nothing is accepted that could not be kept. An actor that runs a call which does not
-end, or that sends what is no message, is killed.
+log keeper that dies is started again on the same regions and goes on at its place in the ring. While the log cannot be
+written, the actor refuses calls, and what it has committed waits in the ring: nothing is confirmed that is not kept.
+An actor that runs a call which does not end, or that sends what is no message, is killed.
 """
 
 from __future__ import annotations
@@ -66,6 +66,13 @@ SERVING_S: Final = 60.0
 """How long an update waits for a database that is being started."""
 LOOK_AGAIN_S: Final = 0.2
 """Between two looks whether it cannot be started at all."""
+NO_ROOM: Final = "the server's disk is full: there is no room for the database's log"
+FULL_DURABLE_S: Final = 2.0
+FIRST_DURABLE_S: Final = 20.0
+"""So long may the log take for what a database does when it starts; only so short while the disk is full."""
+LOG_RETRY_S: Final = 0.5
+MAX_LOG_RETRY_S: Final = 30.0
+"""Between two attempts to open a log that could not be written: it doubles from the one to the other."""
 SUPERVISOR_READER: Final = 255
 """The supervisor's place among the readers that hear of durable offsets."""
 
@@ -100,6 +107,8 @@ class DatabaseProcesses:
         self._confinement = confinement
         self._may_send_http = may_send_http
         self._keep_program = keep_program
+        self._distrusts_log = False
+        """The last log keeper failed to write or sync: what it left on disk is unknown."""
         self._history = History()
         self._libraries: set[str] = set()
         self._last_words: LastWords | None = None
@@ -275,14 +284,16 @@ class DatabaseProcesses:
         keeper = self._keeper = await start_child("log keeper", "spacetimedb.workers.log_keeper", FromLogKeeper)
         fds = [*(r.fd for r in self._regions), *self._keeper_bell.fds, *self._actor_bell.fds]
         try:
-            await keeper.channel.send_async(LogKeeperSetup(self.log_directory, self.module_log_directory), *fds)
+            await keeper.channel.send_async(
+                LogKeeperSetup(self.log_directory, self.module_log_directory, self._distrusts_log), *fds
+            )
             received = await keeper.channel.receive_async()
         except ChannelClosed:
             received = None
         message = received[0] if received else LogKeeperFailed("the log keeper ended while it started")
         if not isinstance(message, LogKeeperReady):
             self._say(message.text)  # with paths, which are nothing for clients
-            raise DatabaseFailed("the commit log cannot be opened")
+            raise DatabaseFailed(NO_ROOM if message.is_full else "the commit log cannot be opened")
         try:
             await keeper.channel.send_async(LogAttachReader(SUPERVISOR_READER), *self._durable_bell.fds)
         except ChannelClosed:
@@ -302,8 +313,17 @@ class DatabaseProcesses:
 
             for child in children:
                 nursery.start_soon(watch, child)
-            await self.wait_durable(count)
+            for seconds in (FULL_DURABLE_S, FIRST_DURABLE_S):
+                with trio.move_on_after(seconds) as scope:
+                    await self.wait_durable(count)
+                if not scope.cancelled_caught or self._control.words[words.LOG_FULL]:
+                    break
             nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            is_full = self._control.words[words.LOG_FULL]
+            raise DatabaseFailed(
+                NO_ROOM if is_full else f"what the database begins with was not on disk within {FIRST_DURABLE_S:.0f} s"
+            )
         if failed:
             what = (
                 "the commit log cannot be written"
@@ -335,6 +355,8 @@ class DatabaseProcesses:
 
     async def attach_reader(self, reader: ReaderLink) -> None:
         """Connects a reader to this database, unless it is: a mailbox of its own, the regions, the bells."""
+        if self._starting:
+            return  # it attaches all readers when it serves
         async with self._changing:
             await self._attach(reader)
 
@@ -460,11 +482,19 @@ class DatabaseProcesses:
 
             async def keep_log() -> None:
                 started = -SHORT_LIFE_S
+                wait_s = LOG_RETRY_S
                 while True:
                     keeper = self._keeper
                     assert keeper is not None
                     await keeper.process.wait()
-                    if trio.current_time() - started < SHORT_LIFE_S:
+                    failed = self._control.words[words.LOG_FAILED] != 0
+                    if failed and not self.stopping:
+                        wait_s = min(2 * wait_s, MAX_LOG_RETRY_S) if self._distrusts_log else LOG_RETRY_S
+                        if not self._distrusts_log:
+                            self._say("the commit log cannot be written; calls are refused until it can")
+                        self._distrusts_log = True
+                        await trio.sleep(wait_s)
+                    elif trio.current_time() - started < SHORT_LIFE_S:
                         self._say("the log keeper ended again at once; the database process is replaced")
                         actor.process.kill()  # what is in the ring cannot be logged
                         return
@@ -474,7 +504,7 @@ class DatabaseProcesses:
                         async with self._changing:
                             if self.stopping or actor.process.returncode is not None:
                                 return
-                            if not await self._replace_keeper(keeper):
+                            if not await self._replace_keeper(keeper) and not failed:
                                 actor.process.kill()
                                 return
 
@@ -497,10 +527,8 @@ class DatabaseProcesses:
     async def _replace_keeper(self, dead: Child) -> bool:
         """False if the log cannot be kept."""
         dead.channel.close()
-        if self._control.words[words.LOG_FAILED]:
-            self._say("the commit log cannot be written; the database stops accepting calls and restarts")
-            return False
-        self._say("the log keeper ended; starting it again")
+        if not self._distrusts_log:
+            self._say("the log keeper ended; starting it again")
         try:
             keeper = await self._start_keeper()
             for reader in self._readers():
@@ -509,16 +537,25 @@ class DatabaseProcesses:
         except (ChannelClosed, DatabaseFailed, OSError) as error:
             self._say(f"the log keeper cannot be started: {error}")
             return False
+        if self._distrusts_log:
+            self._say("the commit log can be written again; calls are accepted")
+            self._distrusts_log = False
         self._keeper_bell.ring()
+        self._actor_bell.ring()
         return True
 
     async def update(
-        self, program: bytes, program_hash: bytes, break_clients: bool, libraries: Iterable[str] = ()
-    ) -> None:
+        self,
+        program: bytes,
+        program_hash: bytes,
+        break_clients: bool,
+        libraries: Iterable[str] = (),
+        durable_within_s: float = math.inf,
+    ) -> bool:
         """Runs another program, which may change tables; the old one goes on if it fails (DatabaseFailed).
 
         `libraries`: those beside Python's own that it imports. A process that has not loaded them yet cannot any more:
-        it is replaced first.
+        it is replaced first. False if the update, which is in force, was not durable within that time.
         """
         if self._actor is None or self.ready is None:
             raise DatabaseFailed("the database is not running")
@@ -539,12 +576,13 @@ class DatabaseProcesses:
             raise DatabaseFailed(answer.text)
         self._check(answer)
         self._history.forget()
-        self._actor_bell.ring()
         self.ready = answer
         self.program, self.program_hash = program, program_hash
         for reader in self._readers():
             await reader.send(self.up(is_update=True))
-        await self.wait_durable(answer.next_offset)
+        with trio.move_on_after(durable_within_s) as scope:
+            await self.wait_durable(answer.next_offset)
+        return not scope.cancelled_caught
 
     def replace_process(self) -> None:
         """Kills the actor: it publishes what no reader understands."""

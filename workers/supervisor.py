@@ -217,19 +217,25 @@ class Supervisor:
         self._nursery.start_soon(database.supervise, down, self.drop_reader)
 
     async def _start_known_databases(self) -> None:
-        """As many at a time as there are cores; who asks for one meanwhile waits for it."""
-        room = trio.CapacityLimiter(os.cpu_count() or 2)
+        """As many at a time as there are cores, in order of creation; who asks for one meanwhile waits for it."""
+        room = trio.Semaphore(max(2, os.cpu_count() or 2))
 
         async def open_one(row: DatabaseRow, database: DatabaseProcesses) -> None:
-            async with room:
+            try:
                 await self._open(row, database)
+            finally:
+                room.release()
 
+        waiting = []
+        for row in self.store.databases():
+            database = self.new_database(row.identity, row.owner, row.replica)
+            database.initial_program = row.initial_program
+            database.program, database.program_hash = row.program, row.program_hash
+            self.databases[row.identity] = database
+            waiting.append((row, database))
         async with trio.open_nursery() as nursery:
-            for row in self.store.databases():
-                database = self.new_database(row.identity, row.owner, row.replica)
-                database.initial_program = row.initial_program
-                database.program, database.program_hash = row.program, row.program_hash
-                self.databases[row.identity] = database
+            for row, database in waiting:
+                await room.acquire()
                 nursery.start_soon(open_one, row, database)
 
     async def _open(self, row: DatabaseRow, database: DatabaseProcesses) -> None:
