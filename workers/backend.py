@@ -430,11 +430,14 @@ class ReaderBackend(BackupRequests):
         """As `spacetime start` was told."""
         return self._reader.setup.dashboard
 
-    async def all_databases(self) -> list[DatabaseInfo]:
-        """In order of creation."""
+    async def all_databases(self) -> list[tuple[DatabaseInfo, list[str]]]:
+        """With their names, in order of creation."""
         await self._reader.ask("sync")
+        names: dict[bytes, list[str]] = {}
+        for name, identity in self._reader.directory.names:
+            names.setdefault(identity, []).append(name)
         found = [self._find(Identity(record.identity)) for record in self._reader.directory.databases]
-        return [database for database in found if database is not None]
+        return [(database, names.get(bytes(database.identity), [])) for database in found if database is not None]
 
     async def report_load(self, figures: bytes) -> None:
         """Kept by the supervisor, for all readers."""

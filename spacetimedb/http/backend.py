@@ -279,8 +279,8 @@ class Backend(Protocol):
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         """Who may use the dashboard: this machine and owners, owners only, nobody."""
 
-    async def all_databases(self) -> list[DatabaseInfo]:
-        """In order of creation."""
+    async def all_databases(self) -> list[tuple[DatabaseInfo, list[str]]]:
+        """With their names, in order of creation."""
 
     async def report_load(self, figures: bytes) -> None:
         """One more point of a running load test: a JSON object, see `dashboard_routes`."""

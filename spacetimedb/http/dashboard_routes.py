@@ -76,8 +76,8 @@ def _is_local(exchange: Exchange) -> bool:
     return policy == "local" and is_local(exchange.request)
 
 
-async def _databases(exchange: Exchange) -> tuple[bool, list[DatabaseInfo]]:
-    """Whether the caller is local, and the databases it may see. Raises HttpError 401, 403."""
+async def _databases(exchange: Exchange) -> tuple[bool, list[tuple[DatabaseInfo, list[str]]]]:
+    """Whether the caller is local, and the databases it may see, with their names. Raises HttpError 401, 403."""
     local = _is_local(exchange)
     every = await exchange.backend.all_databases() if local or exchange.claims is not None else []
     # Who comes with a token is who the token says, also at this machine.
@@ -85,7 +85,7 @@ async def _databases(exchange: Exchange) -> tuple[bool, list[DatabaseInfo]]:
         if not local:
             raise HttpError(401, NOT_HERE)
         return True, every
-    own = [database for database in every if database.owner == exchange.claims.identity]
+    own = [(database, names) for database, names in every if database.owner == exchange.claims.identity]
     if not own:
         raise HttpError(403, f"{exchange.claims.identity.hex()} owns no database of this server.")
     return False, own
@@ -94,12 +94,8 @@ async def _databases(exchange: Exchange) -> tuple[bool, list[DatabaseInfo]]:
 async def overview(exchange: Exchange) -> Response:
     local, databases = await _databases(exchange)
     listed = [
-        {
-            "identity": database.identity.hex(),
-            "owner": database.owner.hex(),
-            "names": await exchange.backend.names(database.identity),
-        }
-        for database in databases
+        {"identity": database.identity.hex(), "owner": database.owner.hex(), "names": names}
+        for database, names in databases
     ]
     return json_response({"access": "local" if local else "token", "version": VERSION, "databases": listed})
 
@@ -121,7 +117,7 @@ async def metrics(exchange: Exchange) -> Response:
     local, databases = await _databases(exchange)
     text = await exchange.backend.metrics()
     if not local:
-        own = {database.identity.hex().encode() for database in databases}
+        own = {database.identity.hex().encode() for database, _names in databases}
         text = b"".join(line for line in text.splitlines(keepends=True) if _is_shown(line, own))
     return Response(200, [("content-type", TEXT), ("cache-control", "no-store")], text)
 
@@ -137,7 +133,7 @@ async def load_test(exchange: Exchange) -> Response:
     points = await exchange.backend.load_test()
     if points and not local:
         tested = await _tested(exchange, _point.decode(points[-1]))
-        if all(database.identity != tested.identity for database in databases):
+        if all(database.identity != tested.identity for database, _names in databases):
             points = []
     return json_text_response('{"points":[' + ",".join(point.decode() for point in points) + "]}")
 

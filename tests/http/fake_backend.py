@@ -49,8 +49,8 @@ class FakeBackend:
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         return self.dashboard
 
-    async def all_databases(self) -> list[DatabaseInfo]:
-        return list(self.databases.values())
+    async def all_databases(self) -> list[tuple[DatabaseInfo, list[str]]]:
+        return [(database, await self.names(database.identity)) for database in self.databases.values()]
 
     async def report_load(self, figures: bytes) -> None:
         self.load_points.append(figures)

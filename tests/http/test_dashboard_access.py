@@ -85,7 +85,7 @@ def test_not_local(peer: str | None, headers: list[tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
 async def test_nothing_without_a_token_from_elsewhere(server: Server, method: str, path: str, body: bytes) -> None:
-    identity = (await server.backend.all_databases())[0].identity.hex().encode()
+    identity = (await server.backend.all_databases())[0][0].identity.hex().encode()
     body = body % identity if b"%s" in body else body
     for peer, headers in (("192.168.1.7", HERE), ("127.0.0.1", {"host": "evil.example"}), (None, HERE)):
         answer = await ask(server, method, path, body, peer=peer, headers=headers)
@@ -124,7 +124,7 @@ async def test_policies(server: Server, policy: Literal["token", "off"]) -> None
 
 
 async def test_token_acts_as_the_owner_for_a_while(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = (await server.backend.all_databases())[0]
+    database = (await server.backend.all_databases())[0][0]
     answer = json_of(await ask(server, "POST", "/token", json.dumps({"database": database.identity.hex()}).encode()))
     tokens = Tokens(KEYS)
     claims = tokens.verify_local(answer["token"])
@@ -142,7 +142,7 @@ async def test_token_acts_as_the_owner_for_a_while(server: Server, monkeypatch: 
 
 async def test_nobody_else_can_make_such_a_token(server: Server) -> None:
     """Neither with another key, nor by having a foreign token signed again."""
-    owner = (await server.backend.all_databases())[0].owner
+    owner = (await server.backend.all_databases())[0][0].owner
     forged = Tokens(KeyPair.generate()).dashboard_token(owner)
     with pytest.raises(TokenError, match="InvalidSignature"):
         await server.tokens.verify(forged.token)

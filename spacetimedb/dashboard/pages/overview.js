@@ -50,31 +50,30 @@ export function show(body, context) {
   const draw = () => {
     fill(problem, poller.error && failure(poller.error));
     const { samples } = poller, now = poller.newest;
-    if (!now) return;
     const before = samples.at(-2) ?? null;
     const figure = (label, value) => h('div', {}, h('div.label', {}, label), h('div.number', {}, value));
-    const known = (value, unit) => (value === null ? '–' : unit(value));
+    const known = (value, unit) => (value === null || value === undefined ? '–' : unit(value));
     fill(figures,
       figure('Databases', grouped(databases.length)),
-      figure('Clients', known(now.sum('spacetime_worker_connected_clients'), grouped)),
-      figure('Calls per second', known(rate(before, now, 'spacetime_reducer_calls_total'), short)),
-      figure('Transactions', known(now.sum('spacetime_num_txns_total'), short)),
-      figure('Failed calls', known(now.sum('spacetime_reducer_errors_total'), grouped)),
-      figure('Commit log', known(now.sum('spacetime_message_log_size_bytes'), bytes)));
+      figure('Clients', known(now?.sum('spacetime_worker_connected_clients'), grouped)),
+      figure('Calls per second', known(now && rate(before, now, 'spacetime_reducer_calls_total'), short)),
+      figure('Transactions', known(now?.sum('spacetime_num_txns_total'), short)),
+      figure('Failed calls', known(now?.sum('spacetime_reducer_errors_total'), grouped)),
+      figure('Commit log', known(now?.sum('spacetime_message_log_size_bytes'), bytes)));
     for (const { chart, read } of all) {
       chart.draw(samples.map((sample, at) => ({ at: sample.at / 1000, values: read(samples[at - 1] ?? null, sample) })));
     }
     fill(list, databases.map(database => {
-      const one = name => now.sum(name, database.identity);
+      const one = name => now?.sum(name, database.identity);
       return h('tr', {},
         h('td', {}, h('a', { href: context.addressOf(database, 'tables') }, context.nameOf(database))),
         h('td.right', {}, known(one('spacetime_worker_connected_clients'), grouped)),
-        h('td.right', {}, known(rate(before, now, 'spacetime_reducer_calls_total', database.identity), short)),
+        h('td.right', {}, known(now && rate(before, now, 'spacetime_reducer_calls_total', database.identity), short)),
         h('td.right', {}, known(one('spacetime_num_txns_total'), grouped)),
         h('td.right', {}, known(one('spacetime_heap_bytes'), bytes)),
         h('td.mono', { title: database.identity }, `${database.identity.slice(0, 16)}…`));
     }));
   };
-  const stop = poller.listen(draw);
-  return stop;
+  draw();
+  return poller.listen(draw);
 }
