@@ -132,7 +132,11 @@ class TestHost:
         return delta
 
     def call(
-        self, who: Identity, reducer: Callable[Concatenate[ReducerContext, P], None], *args: P.args, **kwargs: P.kwargs
+        self,
+        who: Identity,
+        reducer: Callable[Concatenate[ReducerContext[Any], P], None],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Delta:
         """Calls a reducer as a client would and returns what it changed; raises what it raises.
 
@@ -140,9 +144,11 @@ class TestHost:
         arguments that do not fit their types on the wire, LookupError for what this identity may not call.
         """
         spec, found = self._reducer(reducer)
-        bound = inspect.signature(reducer).bind(None, *args, **kwargs)
-        bound.apply_defaults()
-        values = bound.args[1:]
+        values: tuple[Any, ...] = args
+        if kwargs or len(args) != len(spec.params.fields):
+            bound = inspect.signature(reducer).bind(None, *args, **kwargs)
+            bound.apply_defaults()
+            values = bound.args[1:]
         encoded = codec(spec.params).encode(values)
         passing = who not in self._callers
         if passing:
@@ -268,10 +274,10 @@ class TestHost:
     # -- reading
 
     @overload
-    def view(self, view: Callable[[ViewContext], Query[R]], who: Identity | None = None) -> list[R]: ...
+    def view(self, view: Callable[[ViewContext[Any]], Query[R]], who: Identity | None = None) -> list[R]: ...
     @overload
-    def view(self, view: Callable[[ViewContext], T], who: Identity | None = None) -> T: ...
-    def view(self, view: Callable[[ViewContext], Any], who: Identity | None = None) -> Any:
+    def view(self, view: Callable[[ViewContext[Any]], T], who: Identity | None = None) -> T: ...
+    def view(self, view: Callable[[ViewContext[Any]], Any], who: Identity | None = None) -> Any:
         """What a view shows to an identity (for shared views it does not matter which); of a query its rows.
 
         Equal rows come once, as clients get them. Raises what the view raises.

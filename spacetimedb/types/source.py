@@ -13,12 +13,15 @@ import linecache
 import re
 import weakref
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 _RESERVED: Final = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), "buf", "at", "v", "self"})
 _serial = itertools.count(1)
 
 INDENT: Final = "    "
+REMEMBERED: Final = 256
+"""Texts whose code is kept for the next one who asks."""
 
 
 class SourceBuilder:
@@ -65,10 +68,26 @@ def compile_source(title: str, source: str, names: dict[str, object], function: 
 
     `title` says in tracebacks what the code is for, e.g. "encode Player".
     """
-    filename = f"<spacetimedb {title} {next(_serial)}>"
+    compiled = _compiled(title, source)
     namespace: dict[str, Any] = {"__name__": "spacetimedb.generated", **names}
-    exec(compile(source, filename, "exec"), namespace)
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    exec(compiled.code, namespace)
     made: Callable[..., Any] = namespace[function]
-    weakref.finalize(made, linecache.cache.pop, filename, None)
+    vars(made)["__compiled__"] = compiled  # its lines can be shown as long as the function lives
     return made
+
+
+class _Compiled:
+    """Code whose lines are in `linecache` as long as this object lives."""
+
+    __slots__ = ("__weakref__", "code")
+
+    def __init__(self, filename: str, source: str) -> None:
+        self.code = compile(source, filename, "exec")
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
+
+
+@lru_cache(REMEMBERED)
+def _compiled(title: str, source: str) -> _Compiled:
+    """The same text is compiled once: tests make the same tables again and again."""
+    return _Compiled(f"<spacetimedb {title} {next(_serial)}>", source)
