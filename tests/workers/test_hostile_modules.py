@@ -119,7 +119,7 @@ def test_a_call_without_end(server: ServerProcess, others: None, reducer: str) -
     pids = actor_pids(server)
     started = time.monotonic()
     assert refused(server, reducer) == "Module energy budget exhausted."
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 4.0  # 1.2 on a machine that does nothing else
     assert f"{reducer} was stopped: it ran longer than 1 s" in last_line(server)
     assert actor_pids(server) == pids
 
@@ -164,8 +164,8 @@ def test_a_call_stuck_in_c(server: ServerProcess, others: None) -> None:
         longest = max(longest, time.monotonic() - asked)
         blocked.join(0.05)
     add(server)
-    assert time.monotonic() - started < 8.0  # 6 on a machine that does nothing else
-    assert longest < 2.0
+    assert time.monotonic() - started < 15.0  # 6 on a machine that does nothing else
+    assert longest < 4.0
     assert any("`block` did not return" in failure for failure in failures), failures
     log = server.request("GET", "/v1/database/hostile/logs").text
     assert re.search(r'"function":"block","message":"`block` \(module.py:\d+\) did not return and could not', log)
