@@ -248,16 +248,16 @@ class _Level:
         """Name of what a file exports (without its kind), and the file (without its ending)."""
         return f"{self.prefix}{pascal_case(accessor)}", f"./{self.folder}{snake_case(accessor)}"
 
-    def key(self, accessor: str) -> str:
-        """Property of a table in the schema."""
-        return f'"{self.qualifier}{camel_case(accessor)}"' if self.namespace else camel_case(accessor)
+    def key(self, table: TableDef | ViewDef) -> str:
+        """Property of a table in the schema: of a submodule's the full name."""
+        return f'"{self.qualifier}{table.name}"' if self.namespace else camel_case(table.accessor_name)
 
     def table_entries(self) -> str:
         entries = [self._table_entry(table) for table in self.tables]
         for view in self.views:
             row = f"{self._place(view.accessor_name)[0]}Row"
             entries.append(
-                f"  {self.key(view.accessor_name)}: __table({{\n    name: '{self.qualifier}{view.name}',\n"
+                f"  {self.key(view)}: __table({{\n    name: '{self.qualifier}{view.name}',\n"
                 f"    indexes: [\n    ],\n    constraints: [\n    ],\n  }}, {row}),\n"
             )
         return "".join(entries)
@@ -278,7 +278,7 @@ class _Level:
         )
         event = "    event: true,\n" if table.is_event else ""
         return (
-            f"  {self.key(table.accessor_name)}: __table({{\n    name: '{self.qualifier}{table.name}',\n"
+            f"  {self.key(table)}: __table({{\n    name: '{self.qualifier}{table.name}',\n"
             f"    indexes: [\n{indexes}    ],\n    constraints: [\n{constraints}    ],\n{event}"
             f"  }}, {self.prefix}{pascal_case(table.accessor_name)}Row),\n"
         )
@@ -327,25 +327,27 @@ def _index(levels: list[_Level]) -> str:
         tables=tables,
         reducers=reducers,
         procedures=procedures,
-        view=_alias_types(aliases),
+        view=_query_builders(levels, aliases),
         connection=_aliased_connection(aliases) if aliases else "",
         contexts=_contexts(bool(aliases)),
     )
 
 
-def _alias_types(aliases: dict[str, str]) -> str:
-    """Deprecated spellings: `tables.chat_message` and `conn.db.chat_message` beside `chatMessage`."""
+def _query_builders(levels: list[_Level], aliases: dict[str, str]) -> str:
+    """`tables`: those of submodules below their namespaces, and deprecated spellings (`chat_message`)."""
+    builder, made = "__QueryBuilder<typeof tablesSchema.schemaType>", "__makeQueryBuilder(tablesSchema.schemaType)"
+    text = ""
+    if len(levels) > 1:
+        text = f"const __qb = {made};\nconst __nested = {{\n  ...__qb,\n{_nested(levels, '')}}};\n"
+        builder, made = "typeof __nested", "__nested"
     if not aliases:
-        return (
-            "export const tables: __QueryBuilder<typeof tablesSchema.schemaType> = "
-            "__makeQueryBuilder(tablesSchema.schemaType);\n"
-        )
+        return f"{text}export const tables: {builder} = {made};\n"
     members = "".join(
         f"  /** @deprecated Use `{key}`. */\n  {json.dumps(alias)}: T[{json.dumps(key)} & keyof T];\n"
         for alias, key in aliases.items()
     )
     entries = "".join(f"  {json.dumps(alias)}: {json.dumps(key)},\n" for alias, key in aliases.items())
-    return f"""type __WithAliases<T> = T & {{
+    return f"""{text}type __WithAliases<T> = T & {{
 {members}}};
 
 const __aliases: Record<string, string> = {{
@@ -359,9 +361,21 @@ function __withAliases<T extends object>(source: T): __WithAliases<T> {{
   return target;
 }}
 
-export type Tables = __WithAliases<__QueryBuilder<typeof tablesSchema.schemaType>>;
-export const tables: Tables = __withAliases(__makeQueryBuilder(tablesSchema.schemaType));
+export type Tables = __WithAliases<{builder}>;
+export const tables: Tables = __withAliases({made});
 """
+
+
+def _nested(levels: list[_Level], namespace: str) -> str:
+    """Members of the object literal of a namespace: its tables, and the namespaces inside."""
+    text = ""
+    for level in levels:
+        outer, _, name = level.namespace.rpartition(".")
+        if level.namespace and outer == namespace:
+            tables: list[TableDef | ViewDef] = [*level.tables, *level.views]
+            own = "".join(f"{camel_case(t.accessor_name)}: __qb[{level.key(t)}], " for t in tables)
+            text += f"  {name}: {{ {own}{_nested(levels, level.namespace).strip()} }},\n"
+    return text
 
 
 def _contexts(has_aliases: bool) -> str:
