@@ -272,6 +272,27 @@ def test_a_failed_writer_takes_nothing_more(tmp_path: Path) -> None:
         assert again.next_offset == 1
 
 
+def test_after_a_failed_sync_only_what_was_synced_is_trusted() -> None:
+    """What can be read back may have been dropped on its way to the disk: it is cut off, and written anew."""
+    files = MemoryFiles()
+    log = CommitLogWriter.open(LOG, files, 150)
+    for payload in numbered(7):
+        log.append([payload])
+        log.sync()
+    files.fail_at = files.operations + 2
+    with pytest.raises(OSError, match="EIO"):  # noqa: PT012
+        log.append(numbered(8)[7:])
+        log.sync()
+    log.close()
+    assert payloads_of(LOG, files) == numbered(8)
+    with CommitLogWriter.open(LOG, files, 150, distrust=True) as again:
+        assert (again.next_offset, again.durable_offset) == (7, 6)
+        again.append(numbered(9)[7:])
+    assert payloads_of(LOG, files) == numbered(9)
+    with CommitLogWriter.open(LOG, files, 150, distrust=True) as again:
+        assert again.next_offset == 9
+
+
 def scenario(files: MemoryFiles, acknowledged: list[int]) -> None:
     """Opens twice, writes 18 transactions in several segments; `acknowledged` gets every durable offset."""
     for start in (0, 10):
