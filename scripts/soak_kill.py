@@ -41,7 +41,7 @@ RECOVERY_S: Final = 60.0
 PROGRESS: Final = 4
 """So many calls of each client, between two kills."""
 LONGEST_PAUSE_S: Final = 0.3
-TARGETS: Final = {"transaction_actor": 4, "log_keeper": 3, "workers.reader": 3, "snapshotter": 1}
+TARGETS: Final = {"transaction_actor": 4, "log_keeper": 3, "workers.reader": 3, "snapshotter": 3}
 """What is killed, by a part of its command line, with weights."""
 WHOLE_SERVER: Final = "the whole server"
 WHOLE_SERVER_SHARE: Final = 0.15
@@ -244,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as root:
-        server = ServerProcess(Path(root), options=["--snapshot-mb", "0.5"]).start()
+        server = ServerProcess(Path(root), options=["--snapshot-mb", "0.1"]).start()
         try:
             soak = Soak(server, options.clients, options.seed)
             trio.run(soak.run, options.kills, lambda text: print(text, flush=True))
