@@ -1,6 +1,7 @@
-"""Takes the README's picture: a server, bots, and a page that has joined them for a while.
+"""Takes the README's picture: a server, bots, and a page that has joined them for a while. Or the dashboard's pictures.
 
 .venv/bin/python scripts/screenshot.py [FILE]
+.venv/bin/python scripts/screenshot.py --dashboard [FOLDER]
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ from server_process import SAMPLES, ServerProcess  # noqa: E402
 BOTS = 30
 WARM_UP_SECONDS = 25.0
 SEARCH_SECONDS = 60.0
+CHART_SECONDS = 60.0
+PAGE_SECONDS = 2.0
+DASHBOARD_PAGES = {
+    "overview-dark": "",
+    "tables": "#/db/agar/tables/player",
+    "reducers": "#/db/agar/reducers/join",
+    "subscriptions": "#/db/agar/subscriptions",
+    "schema": "#/db/agar/schema",
+    "sql-dark": "#/db/agar/sql",
+    "logs": "#/db/agar/logs",
+}
 CROWD = (
     "[...game.connection.rows.circle.values()].filter(c => { const e = game.connection.rows.entity.get(c.entity_id),"
 )
@@ -44,8 +56,31 @@ async def take(server: ServerProcess, path: Path) -> None:
         await page.screenshot(path)
 
 
+async def take_dashboard(server: ServerProcess, folder: Path) -> None:
+    """Pictures of the dashboard's pages while the bots play."""
+    folder.mkdir(parents=True, exist_ok=True)
+    async with open_browser() as browser:
+        for name, address in DASHBOARD_PAGES.items():
+            page = await browser.page(f"{server.base_url}/v1/ping", width=1280, height=800)
+            if name.endswith("-dark"):
+                dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+                await page.command("Emulation.setEmulatedMedia", features=dark)
+            await page.go(f"{server.base_url}/dashboard/{address}")
+            await page.until("document.querySelector('main h1')")
+            await trio.sleep(CHART_SECONDS if "overview" in name else PAGE_SECONDS)
+            if name == "tables":
+                await page.evaluate(
+                    "[...document.querySelectorAll('button')].find(b => b.textContent === 'Live').click()"
+                )
+                await trio.sleep(PAGE_SECONDS)
+            await page.screenshot(folder / f"{name}.png")
+
+
 def main() -> None:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "demo.png"
+    takes_dashboard = sys.argv[1:2] == ["--dashboard"]
+    given = sys.argv[2:] if takes_dashboard else sys.argv[1:]
+    usual = HERE.parent / "docs" / "screenshots" if takes_dashboard else HERE / "demo.png"
+    path = Path(given[0]) if given else usual
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder), in_memory=True).start()
         try:
@@ -53,7 +88,7 @@ def main() -> None:
             command = [sys.executable, str(HERE / "bots.py"), "--url", server.base_url, "--bots", str(BOTS)]
             with subprocess.Popen(command) as bots:
                 try:
-                    trio.run(take, server, path)
+                    trio.run(take_dashboard if takes_dashboard else take, server, path)
                 finally:
                     bots.terminate()
         finally:

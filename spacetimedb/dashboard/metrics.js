@@ -72,14 +72,6 @@ export function quantile(before, now, name, share, database = null) {
   return last;
 }
 
-/** Mean of a summary's or histogram's increase between two samples; null if nothing happened. */
-export function mean(before, now, name, database = null) {
-  if (!before) return null;
-  const count = (now.sum(`${name}_count`, database) ?? 0) - (before.sum(`${name}_count`, database) ?? 0);
-  const sum = (now.sum(`${name}_sum`, database) ?? 0) - (before.sum(`${name}_sum`, database) ?? 0);
-  return count > 0 ? sum / count : null;
-}
-
 /** Reads on while there are listeners and the page is seen. */
 class Poller {
   constructor() {

@@ -2,38 +2,43 @@
 
 import { Chart } from '../chart.js';
 import { bytes, empty, failure, fill, grouped, h, seconds, short } from '../dom.js';
-import { mean, poller, quantile, rate } from '../metrics.js';
+import { poller, quantile, rate } from '../metrics.js';
 
-const DURATION = 'spacetime_reducer_duration_seconds';
+const ELAPSED = 'spacetime_txn_elapsed_time_sec', AGE = 'spacetime_update_age_seconds', SYNC = 'spacetime_commitlog_sync_seconds';
 
 function charts() {
   const perSecond = value => `${short(value)}/s`;
+  const times = name => (before, now) => [quantile(before, now, name, 0.5), quantile(before, now, name, 0.99)];
+  const percentiles = [{ name: 'p50', colour: 1 }, { name: 'p99', colour: 3 }];
+  const rates = (...names) => (before, now) => names.map(name => rate(before, now, name));
+  const region = (sample, name) => {
+    const found = sample.series('spacetime_memory_region_bytes').filter(({ labels }) => labels.region === name);
+    return found.length ? found.reduce((sum, { value }) => sum + value, 0) : null;
+  };
+  const chart = (title, unit, series, read, options = {}) => ({ chart: new Chart({ title, unit, series, ...options }), read });
   return [
-    {
-      chart: new Chart({ title: 'Throughput', unit: perSecond, series: [{ name: 'calls', colour: 1 }, { name: 'transactions', colour: 2 }] }),
-      read: (before, now) => [rate(before, now, 'spacetime_reducer_calls_total'), rate(before, now, 'spacetime_num_txns_total')],
-    },
-    {
-      chart: new Chart({ title: 'Time in reducers', unit: seconds, least: 1e-4, series: [{ name: 'mean', colour: 1 }, { name: 'p99', colour: 3 }] }),
-      read: (before, now) => [mean(before, now, DURATION), quantile(before, now, DURATION, 0.99)],
-    },
-    {
-      chart: new Chart({ title: 'Connections', unit: short, series: [{ name: 'clients', colour: 1 }, { name: 'query sets', colour: 2 }] }),
-      read: (_before, now) => [now.sum('spacetime_worker_connected_clients'), now.sum('spacetime_subscription_sets')],
-    },
-    {
-      chart: new Chart({ title: 'Sent to clients', unit: value => `${bytes(value)}/s`, base: 1024, least: 1024, series: [{ name: 'bytes', colour: 2 }] }),
-      read: (before, now) => [rate(before, now, 'spacetime_websocket_sent_bytes_total')],
-    },
-    {
-      chart: new Chart({ title: 'Memory', unit: bytes, base: 1024, series: [{ name: 'processes', colour: 4 }, { name: 'row heap', colour: 2 }] }),
-      read: (_before, now) => [now.sum('process_resident_memory_bytes'), now.sum('spacetime_heap_bytes')],
-    },
-    {
-      chart: new Chart({ title: 'Errors', unit: perSecond, series: [{ name: 'failed calls', colour: 5 }, { name: 'clients dropped', colour: 3 }] }),
-      read: (before, now) => [rate(before, now, 'spacetime_reducer_errors_total'), rate(before, now, 'spacetime_worker_ws_clients_aborted_total')],
-    },
+    chart('Throughput', perSecond, [{ name: 'calls', colour: 1 }, { name: 'transactions', colour: 2 }],
+      rates('spacetime_reducer_calls_total', 'spacetime_committed_transactions_total')),
+    chart('Transaction time', seconds, percentiles, times(ELAPSED), { least: 1e-4 }),
+    chart('Update age', seconds, percentiles, times(AGE), { least: 1e-3 }),
+    chart('Connections', short, [{ name: 'clients', colour: 1 }, { name: 'query sets', colour: 2 }],
+      (_before, now) => [now.sum('spacetime_worker_connected_clients'), now.sum('spacetime_subscription_sets')]),
+    chart('Sent to clients', value => `${bytes(value)}/s`, [{ name: 'bytes', colour: 2 }],
+      rates('spacetime_websocket_sent_bytes_total'), { base: 1024, least: 1024 }),
+    chart('Memory', bytes, [{ name: 'processes', colour: 4 }, { name: 'rows', colour: 2 }],
+      (_before, now) => [now.sum('process_resident_memory_bytes'), region(now, 'heap')], { base: 1024, least: 1 << 20 }),
+    chart('Processor', value => `${short(100 * value)} %`, [{ name: 'all processes', colour: 4 }],
+      rates('process_cpu_seconds_total'), { least: 0.1 }),
+    chart('Log synced to disk in', seconds, percentiles, times(SYNC), { least: 1e-4 }),
+    chart('Errors', perSecond, [{ name: 'failed calls', colour: 5 }, { name: 'clients dropped', colour: 3 }],
+      rates('spacetime_reducer_errors_total', 'spacetime_worker_ws_clients_aborted_total')),
   ];
+}
+
+/** Rows of a database's own tables. */
+function rowsOf(sample, identity) {
+  const own = sample.series('spacetime_num_table_rows', identity).filter(({ labels }) => !labels.table_name.startsWith('st_'));
+  return own.reduce((sum, { value }) => sum + value, 0);
 }
 
 export function show(body, context) {
@@ -43,7 +48,7 @@ export function show(body, context) {
   const table = databases.length
     ? h('div.scroll', {}, h('table.plain', {},
       h('thead', {}, h('tr', {}, h('th', {}, 'Database'), h('th.right', {}, 'Clients'), h('th.right', {}, 'Calls/s'),
-        h('th.right', {}, 'Transactions'), h('th.right', {}, 'Row heap'), h('th', {}, 'Identity'))), list))
+        h('th.right', {}, 'Transactions'), h('th.right', {}, 'Rows'), h('th', {}, 'Identity'))), list))
     : h('div.card', {}, empty('No database yet', 'Publish a module: ', h('code', {}, 'spacetime publish NAME')));
   fill(body, h('div.stack', {}, problem, figures, cards, h('h2', {}, 'Databases'), table));
 
@@ -57,7 +62,7 @@ export function show(body, context) {
       figure('Databases', grouped(databases.length)),
       figure('Clients', known(now?.sum('spacetime_worker_connected_clients'), grouped)),
       figure('Calls per second', known(now && rate(before, now, 'spacetime_reducer_calls_total'), short)),
-      figure('Transactions', known(now?.sum('spacetime_num_txns_total'), short)),
+      figure('Transactions', known(now?.sum('spacetime_committed_transactions_total'), short)),
       figure('Failed calls', known(now?.sum('spacetime_reducer_errors_total'), grouped)),
       figure('Commit log', known(now?.sum('spacetime_message_log_size_bytes'), bytes)));
     for (const { chart, read } of all) {
@@ -69,8 +74,8 @@ export function show(body, context) {
         h('td', {}, h('a', { href: context.addressOf(database, 'tables') }, context.nameOf(database))),
         h('td.right', {}, known(one('spacetime_worker_connected_clients'), grouped)),
         h('td.right', {}, known(now && rate(before, now, 'spacetime_reducer_calls_total', database.identity), short)),
-        h('td.right', {}, known(one('spacetime_num_txns_total'), grouped)),
-        h('td.right', {}, known(one('spacetime_heap_bytes'), bytes)),
+        h('td.right', {}, known(one('spacetime_committed_transactions_total'), grouped)),
+        h('td.right', {}, known(now && rowsOf(now, database.identity), grouped)),
         h('td.mono', { title: database.identity }, `${database.identity.slice(0, 16)}…`));
     }));
   };

@@ -1,11 +1,12 @@
 // Rows of a table: page by page, filtered, sorted, live, and changed in place.
 
-import { sql } from '../api.js';
+import { metricsText, sql } from '../api.js';
 import { deleteButton, editCell, insertForm } from '../editing.js';
-import { empty, failure, fill, grouped, h } from '../dom.js';
+import { empty, failure, fill, grouped, h, short } from '../dom.js';
 import { icon } from '../icons.js';
 import { stringify } from '../json.js';
 import { Live } from '../live.js';
+import { Sample } from '../metrics.js';
 import { isInteger, readType, typeText } from '../schema.js';
 import { cell, isRight, literal, name } from '../values.js';
 
@@ -20,7 +21,7 @@ export function show(body, context) {
   const { schema, database, rest } = context, all = [...schema.tables, ...schema.views];
   const wanted = rest[0] ?? (all.find(table => !table.isEvent) ?? all[0])?.name;
   const entry = (table, badge) => h('a', { href: context.addressOf(database, 'tables', table), 'aria-current': table === wanted ? 'page' : null },
-    h('span.name', {}, table), badge && h('span.badge', {}, badge));
+    h('span.name', {}, table), badge && h('span.badge', {}, badge), h('span.count', { dataset: { table } }));
   const badge = table => (table.isEvent ? 'event' : table.schedule ? 'schedule' : table.isPublic ? null : 'private');
   const list = h('div.list-of', {},
     schema.tables.length > 0 && h('h3', {}, 'Tables'), schema.tables.map(table => entry(table.name, badge(table))),
@@ -29,6 +30,7 @@ export function show(body, context) {
   const content = h('div.content');
   fill(body, h('div.split', {}, list, content));
   list.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  countRows(list, database.identity);
   if (!wanted) {
     fill(content, empty('This database has no tables'));
     return null;
@@ -37,6 +39,21 @@ export function show(body, context) {
   const grid = new Grid(content, context, known ?? { name: wanted, columns: null, key: null, isSystem: true, autoInc: [], indexes: [] });
   grid.open();
   return () => grid.close();
+}
+
+/** Puts row counts beside the tables' names, as far as the metrics tell them. */
+async function countRows(list, identity) {
+  let sample;
+  try {
+    sample = new Sample(await metricsText(), 0);
+  } catch {
+    return; // names alone do
+  }
+  const counts = new Map(sample.series('spacetime_num_table_rows', identity).map(({ labels, value }) => [labels.table_name, value]));
+  for (const place of list.querySelectorAll('.count')) {
+    const count = counts.get(place.dataset.table);
+    if (count !== undefined) place.textContent = short(count);
+  }
 }
 
 class Grid {
