@@ -27,7 +27,7 @@ from spacetimedb.store.commit_record import TableChange
 MAX_PENDING: Final = 4096
 """Lists of refs kept before they are entered into the maps, if nobody asks earlier."""
 MAX_PENDING_BYTES: Final = 16 << 20
-PIECE: Final = 65_536
+PIECE: Final = 16_384
 """Refs entered at a time while others wait."""
 BULK: Final = 256
 """Refs from which on it is worth to look whether they lie closely together."""

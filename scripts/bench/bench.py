@@ -126,7 +126,7 @@ SHOWN = (
     *("tps", "p50_ms", "p99_ms", "echo_floor_rps", "rows_delivered_per_s", "messages_delivered_per_s", "skipped"),
     *("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error"),
     *("subscribe_p50_ms", "subscribe_max_ms", "call_p50_ms", "calls_meanwhile", "few_cpu_us", "many_cpu_us"),
-    *("clients", "messages", "cold_ms", "first_result_p99_ms", "move_p50_ms"),
+    *("clients", "messages", "cold_ms", "cold_call_p99_ms", "cold_call_max_ms", "first_result_p99_ms", "move_p50_ms"),
 )
 
 
@@ -186,7 +186,9 @@ class Bench:
 
     def chunks(self) -> Figures:
         """Semijoins of 1,200 rows out of 1,200,000; `cold_ms` is for the first, which builds the indexes."""
-        figures = _flat(node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move")
+        figures = _flat(
+            node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move", "cold_call"
+        )
         return figures | {"missing": figures["wanted_updates"] - figures["updates"]}
 
     def recovery(self) -> Figures:

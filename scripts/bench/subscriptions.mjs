@@ -75,7 +75,18 @@ async function chunks() {
   await fill('place', o.rows, o.per_chunk);
   const client = await RawClient.open(o);
   const query = chunk => `SELECT things.* FROM things JOIN places ON things.id = places.id WHERE places.chunk = ${chunk}`;
+  // Another client's calls while rows and indexes of both tables are built.
+  const waits = [];
+  let isCold = true;
+  const other = (async () => {
+    while (isCold) {
+      waits.push((await caller.call('nothing')).ms);
+      await sleep(1);
+    }
+  })();
   const cold = await client.subscribe(1, query(0));
+  isCold = false;
+  await other;
   const times = [];
   for (let turn = 1; turn <= o.turns; turn++) {
     times.push((await client.subscribe(turn + 1, query(turn * 7))).ms);
@@ -90,7 +101,7 @@ async function chunks() {
     await caller.call('touch', thing);
   }
   await sleep(300);
-  return { rows: o.rows, rows_per_chunk: (cold.data.length - 31) / 24, cold_ms: Math.round(cold.ms), first_result: percentiles(times), move: percentiles(moves), updates: client.updates - begun, wanted_updates: 2 * o.turns };
+  return { rows: o.rows, rows_per_chunk: (cold.data.length - 31) / 24, cold_ms: Math.round(cold.ms), cold_call: percentiles(waits), first_result: percentiles(times), move: percentiles(moves), updates: client.updates - begun, wanted_updates: 2 * o.turns };
 }
 
 const result = await { points, shared, chunks }[o.mode]();

@@ -30,14 +30,14 @@ class RowIndex:
 
     def add_many(self, rows: Sequence[bytes]) -> None:
         """Adds rows of the state that the index shows."""
-        if self._is_unique:
-            index = self._rows
-            new = dict(zip(self.keys(rows), rows, strict=True))
-            if len(new) == len(rows) and index.keys().isdisjoint(new):
-                index.update(new)
-                return
+        if not self._is_unique:
+            self._add(rows)
+            return
+        keys = self.keys(rows)
+        found = list(map(self._rows.setdefault, keys, rows))
+        if found != rows:
             self._is_unique = False
-        self._add(rows)
+            self._add([row for row, there in zip(rows, found, strict=True) if there is not row])
 
     def find(self, key: bytes) -> Collection[bytes]:
         """The rows with this key."""
