@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 from spacetimedb.module import Module
+from spacetimedb.module.mounting import descendants
 from spacetimedb.schema.names import snake_case
 from spacetimedb.types.bsatn import codec, fixed_size
 from spacetimedb.types.shapes import ProductShape, Scalar, Shape, is_unit_shape
@@ -181,6 +182,8 @@ def schema_of(module: Module | ModuleType | Schema) -> Schema:
         if isinstance(generated, Schema):
             return generated
         found = {id(value): value for value in vars(module).values() if isinstance(value, Module)}
+        inner = {id(mounted) for outer in found.values() for _, mounted in descendants(outer)}
+        found = {key: value for key, value in found.items() if key not in inner}
         if len(found) != 1:
             raise TypeError(f"{module.__name__} must have exactly one `Module()` at its top level, not {len(found)}")
         module = next(iter(found.values()))

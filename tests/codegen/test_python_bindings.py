@@ -188,6 +188,56 @@ async def test_bindings_against_a_server(server: ServerProcess, bindings: Any, f
     )
 
 
+MOUNTED = """
+from spacetimedb import Module, Pk, ReducerContext, Row, Struct, auto_inc, u32
+
+lib = Module()
+
+
+class Kind(Struct):
+    a: u32
+
+
+@lib.table(public=True)
+class FruitBasket(Row):
+    id: Pk[u32] = auto_inc()
+    kind: Kind
+
+
+@lib.reducer
+def add_fruit(ctx: ReducerContext, kind: Kind) -> None:
+    ctx.db[FruitBasket].insert(FruitBasket(kind=kind))
+
+
+m = Module()
+m.mount("lib", lib)
+
+
+@m.table(public=True)
+class Own(Row):
+    id: Pk[u32]
+"""
+
+
+async def test_mounted_modules(server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source, its bindings and the server's schema: tables of a mounted module on all three ways."""
+    (tmp_path / "fruit.py").write_text(MOUNTED)
+    server.publish(tmp_path / "fruit.py", "fruit-bindings")
+    generate(tmp_path / "fruit_bindings", "--bin-path", str(tmp_path / "fruit.py"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source, generated = importlib.import_module("fruit"), importlib.import_module("fruit_bindings")
+    for module, inner in ((source, source), (generated, generated.lib)):
+        async with connect(server.ws_url, "fruit-bindings", module=module) as conn:
+            await conn.subscribe(inner.FruitBasket, module.Own)
+            before = conn.db[inner.FruitBasket].count()
+            await conn.call(inner.add_fruit, inner.Kind(a=before))
+            rows = list(conn.db[inner.FruitBasket])
+            assert inner.FruitBasket(id=before + 1, kind=inner.Kind(a=before)) in rows
+    async with connect(server.ws_url, "fruit-bindings") as conn:
+        await conn.subscribe('SELECT * FROM "lib.fruit_basket"')
+        assert sorted(row.kind.a for row in conn.db["lib.fruit_basket"]) == [0, 1]
+
+
 def test_files_are_rewritten_when_changed_and_stale_ones_go(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = generate(out, "--bin-path", str(PROBE), lang="ts")
