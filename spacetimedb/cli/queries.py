@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from ..types.special import TimeDuration, Timestamp, Uuid
 from .api import require
 from .options import OptionalValues, Settings, anonymous_option, pass_settings, server_option, yes_option
 from .schema import Function, JsonType, Schema, resolve
@@ -17,6 +18,14 @@ from .schema import Function, JsonType, Schema, resolve
 REDUCER_FAILED = 530
 HEX_NAMES = ("__identity__", "__connection_id__")
 """Elements of the special types that people know as hex digits."""
+SPECIAL_TEXTS: dict[str, Callable[[int], str]] = {
+    "__identity__": lambda number: f"0x{number:064x}",
+    "__connection_id__": lambda number: f"0x{number:032x}",
+    "__uuid__": lambda number: f'"{Uuid.from_int(number)}"',
+    "__timestamp_micros_since_unix_epoch__": lambda micros: str(Timestamp(micros)),
+    "__time_duration_micros__": lambda micros: str(TimeDuration(micros)),
+}
+"""What a table shows of the special types, by the name of their element."""
 
 
 @click.command(
@@ -178,8 +187,8 @@ def shown(value: Any, kind: JsonType) -> str:
     if "Product" in kind:
         elements = kind["Product"]["elements"]
         names = [element["name"].get("some") for element in elements]
-        if len(names) == 1 and (names[0] or "").startswith("__"):
-            return shown(value[0], elements[0]["algebraic_type"])
+        if len(names) == 1 and names[0] in SPECIAL_TEXTS:
+            return SPECIAL_TEXTS[names[0]](int(str(value[0]), 0))
         parts = [shown(part, element["algebraic_type"]) for part, element in zip(value, elements, strict=True)]
         named = [f"{name} = {part}" if name else part for name, part in zip(names, parts, strict=True)]
         return "(" + ", ".join(named) + ")"
@@ -193,6 +202,8 @@ def shown(value: Any, kind: JsonType) -> str:
         if isinstance(value, str):
             return f"0x{value}"
         return "[" + ", ".join(shown(part, kind["Array"]) for part in value) + "]"
+    if "U256" in kind or "I256" in kind:  # hex in JSON
+        return str(int(str(value), 0))
     if isinstance(value, str) and "String" not in kind:
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -301,13 +301,13 @@ def test_sql_table(run: Run, scripted: ScriptedServer) -> None:
     level = {"Sum": option({"I32": []})}
     place = {"Product": product(x={"I32": []}, y={"I32": []})}
     columns = product(id={"U64": []}, name={"String": []}, owner=identity, level=level, at=place)
-    rows = [[1, "ann", ["0xc200"], [0, 3], [1, 2]], [20, 'q"', ["0x1"], [1, []], [-1, 0]]]
+    rows = [[1, "ann", ["0x" + "c2" * 32], [0, 3], [1, 2]], [20, 'q"', ["0x1"], [1, []], [-1, 0]]]
     scripted.answers[f"POST /v1/database/{DB}/sql"] = 200, [{"schema": columns, "rows": rows, "stats": {}}]
     assert run("sql", "shop", "SELECT * FROM item").stdout.splitlines() == [
-        " id | name  | owner  | level       | at",
-        "----+-------+--------+-------------+-----------------",
-        ' 1  | "ann" | 0xc200 | (some = 3)  | (x = 1, y = 2)',
-        ' 20 | "q\\"" | 0x1    | (none = ()) | (x = -1, y = 0)',
+        f" id | name  | owner{' ' * 62}| level       | at",
+        f"----+-------+{'-' * 68}+-------------+-----------------",
+        f' 1  | "ann" | 0x{"c2" * 32} | (some = 3)  | (x = 1, y = 2)',
+        f' 20 | "q\\"" | 0x{1:064x} | (none = ()) | (x = -1, y = 0)',
     ]
     assert scripted.asked[-1].body == b"SELECT * FROM item"
     raw = run("sql", "--format", "json", "--confirmed", "false", "shop", "SELECT * FROM item")
