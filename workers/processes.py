@@ -325,12 +325,11 @@ class DatabaseProcesses:
                 NO_ROOM if is_full else f"what the database begins with was not on disk within {FIRST_DURABLE_S:.0f} s"
             )
         if failed:
-            what = (
-                "the commit log cannot be written"
-                if self._control.words[words.LOG_FAILED]
-                else f"the {failed[0]} ended"
-            )
-            raise DatabaseFailed(what)
+            if self._control.words[words.LOG_FAILED]:
+                raise DatabaseFailed("the commit log cannot be written")
+            assert self._actor is not None
+            is_actors = self._actor.process.returncode is not None
+            raise DatabaseFailed(self._death().text if is_actors else f"the {failed[0]} ended")
 
     async def until_serving(self) -> bool:
         """Waits for a database that is being started. False if it does not serve soon."""
