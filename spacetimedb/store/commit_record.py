@@ -183,12 +183,14 @@ def build_commit(
     Complexity: O(bytes of the rows), in joins.
     """
     logged = flags & LOGGED
-    if len(deltas) == 1 and flags == LOGGED:
+    if len(deltas) == 1 and not flags & SILENT:
         d = deltas[0]
         n = d.row_length
-        if n and not d.flags:
+        if n and d.flags == (0 if logged else UNLOGGED):
+            if not logged:
+                inputs = b""
             return _build_single(
-                d, n, inputs, horizon, timestamp_us, reader, connection, request_id, reducer_id, duration_us
+                d, n, inputs, horizon, flags, timestamp_us, reader, connection, request_id, reducer_id, duration_us
             )
     shown = [d for d in deltas if not d.flags & LOG_ONLY]
     log_at = HEADER_BYTES + ENTRY_BYTES * len(shown)
@@ -277,6 +279,7 @@ def _build_single(
     n: int,
     inputs: bytes,
     horizon: int,
+    flags: int,
     timestamp_us: int,
     reader: int,
     connection: int,
@@ -284,8 +287,11 @@ def _build_single(
     reducer_id: int,
     duration_us: int,
 ) -> bytes:
-    """`build_commit` for the usual case: one logged table, rows of one length, neither event nor truncated."""
-    key = (d.table_id, len(d.inserts), len(d.deletes), n)
+    """`build_commit` for the usual case: one table, rows of one length, neither event nor truncated.
+
+    `inputs` is empty for a table that is not logged.
+    """
+    key = (d.table_id, len(d.inserts), len(d.deletes), n, d.flags)
     outline = _OUTLINES.get(key) or _outline(*key)
     base = _SINGLE_LOG_AT + len(inputs)
     end = base + outline.length
@@ -293,7 +299,7 @@ def _build_single(
     head = _pack_header(
         end + padding,
         COMMIT,
-        LOGGED,
+        flags,
         1,
         horizon,
         timestamp_us,
@@ -303,7 +309,7 @@ def _build_single(
         request_id,
         duration_us,
         _SINGLE_LOG_AT,
-        len(inputs) + outline.log_length,
+        len(inputs) + outline.log_length if flags else 0,
         base,
         0,
     )
@@ -317,7 +323,7 @@ def _build_single(
             *d.inserts,
             outline.lead_out,
             *d.deletes,
-            b"\0",
+            outline.tail,
             refs,
             _PADDING[padding],
         )
@@ -330,6 +336,7 @@ class _Outline(msgspec.Struct, gc=False):
     entry: bytes
     lead_in: bytes
     lead_out: bytes
+    tail: bytes
     log_length: int
     """Bytes of the log payload behind the inputs."""
     length: int
@@ -338,26 +345,29 @@ class _Outline(msgspec.Struct, gc=False):
 
 
 _SINGLE_LOG_AT: Final = HEADER_BYTES + ENTRY_BYTES
-_OUTLINES: dict[tuple[int, int, int, int], _Outline] = {}
+_OUTLINES: dict[tuple[int, int, int, int, int], _Outline] = {}
 MAX_OUTLINES: Final = 4096
 
 
-def _outline(table_id: int, n_in: int, n_out: int, row_length: int) -> _Outline:
+def _outline(table_id: int, n_in: int, n_out: int, row_length: int, flags: int) -> _Outline:
     table = _U32.pack(table_id)
-    lead_in = b"\x01" + table + leb128(n_in) if n_in else b"\0"
-    lead_out = b"\x01" + table + leb128(n_out) if n_out else b"\0"
+    lead_in = lead_out = tail = b""
+    if not flags:  # the rows stand in a log payload
+        lead_in = b"\x01" + table + leb128(n_in) if n_in else b"\0"
+        lead_out = b"\x01" + table + leb128(n_out) if n_out else b"\0"
+        tail = b"\0"
     inserts_at = len(lead_in)
     deletes_at = inserts_at + n_in * row_length + len(lead_out)
-    extras_at = deletes_at + n_out * row_length + 1
+    extras_at = deletes_at + n_out * row_length + len(tail)
     outs, ins = n_out * row_length, n_in * row_length
     entry = _ENTRY.pack(
-        table_id, 0, n_out, deletes_at, outs, row_length, n_in, inserts_at, ins, row_length, extras_at, 0
+        table_id, flags, n_out, deletes_at, outs, row_length, n_in, inserts_at, ins, row_length, extras_at, 0
     )
     refs = Layout(f"<{n_in + n_out}Q")
-    made = _Outline(entry, lead_in, lead_out, extras_at, extras_at + refs.size, refs.pack)
+    made = _Outline(entry, lead_in, lead_out, tail, extras_at, extras_at + refs.size, refs.pack)
     if len(_OUTLINES) >= MAX_OUTLINES:
         _OUTLINES.clear()
-    _OUTLINES[table_id, n_in, n_out, row_length] = made
+    _OUTLINES[table_id, n_in, n_out, row_length, flags] = made
     return made
 
 
