@@ -19,6 +19,7 @@ from .options import Settings
 from .publish import publish
 from .queries import call, sql
 from .start import start
+from .stubs import stubs
 from .subscribe import subscribe
 from .transfer import export_tables, import_table
 
@@ -51,6 +52,7 @@ for command in (
     logs,
     describe,
     generate,
+    stubs,
     list_databases,
     delete,
     rename,

@@ -73,9 +73,20 @@ def check_imports(source: str, file: str, own_package: str) -> list[Problem]:
 
 
 def imported(source: str, file: str = "<program>") -> list[tuple[int, str]]:
-    """Line and full name of everything that is imported by name, relative imports left out."""
+    """Line and full name of everything that is imported by name, relative imports and those for type checkers left
+    out."""
     found = []
-    for node in ast.walk(ast.parse(source, file)):
+    tree = ast.parse(source, file)
+    for_checkers = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_checkers:
+            continue
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:

@@ -166,7 +166,7 @@ class Call:
         if self.in_transaction:
             raise WouldBlock(f"{what} inside a transaction")
 
-    def transaction(self, _ctx: Waiting, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    def transaction(self, _ctx: Waiting[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         self.must_not_be_in_transaction("a transaction")
         return self._procedures.runner.on_main(lambda: self._procedures.transact(self, function, args, kwargs))
 

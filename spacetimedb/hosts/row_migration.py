@@ -6,7 +6,7 @@ number again that a function has put into its column.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from spacetimedb.hosts.migration import Migration, MigrationFailed
 from spacetimedb.hosts.module_log import described_error
@@ -31,9 +31,9 @@ def migrate_rows(database: Database, module: Module, migration: Migration) -> No
     store, context = database.store, database.new_context()
     bindings = {spec.key: store.by_name[spec.name] for spec in module.tables}
     context.view_db = store.read_only_db(bindings)
-    db = store.db(bindings)
+    db: Any = store.db(bindings)
     timestamp = Timestamp(database.timestamp_us())
-    ctx = ReducerContext(database.owner, None, timestamp, db, context)  # type: ignore[arg-type]
+    ctx = ReducerContext(database.owner, None, timestamp, db, context)
     database.budget.begin_within(ROWS_LIMIT_S)
     try:
         for spec in module.migrations:

@@ -34,6 +34,7 @@ from .module import Module
 from .query import Query, select
 from .rows import Result, Row, Schedule, Struct, Sum, Unit, Variant, after, at, every, replace
 from .scalars import f32, f64, i8, i16, i32, i64, i128, i256, u8, u16, u32, u64, u128, u256
+from .schema_class import Schema, table
 
 __all__ = [
     "AnonymousViewContext",
@@ -63,6 +64,7 @@ __all__ = [
     "Row",
     "Schedule",
     "ScheduleAt",
+    "Schema",
     "Struct",
     "Sum",
     "TimeDuration",
@@ -91,6 +93,7 @@ __all__ = [
     "i256",
     "replace",
     "select",
+    "table",
     "u8",
     "u16",
     "u32",

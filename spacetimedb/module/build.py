@@ -22,7 +22,7 @@ from .context import HttpContext
 from .declared import DeclaredFunction, DeclaredRoute, DeclaredTable, class_line, function_place
 from .errors import ModuleError, Problem
 from .http import Request, Response
-from .resolver import BadAnnotation, Case, function_annotations
+from .resolver import BadAnnotation, Case, context_class, function_annotations
 from .row_migrations import DeclaredMigration, MigrationSpec, migration_specs
 from .specs import HandlerSpec, ProcedureSpec, ReducerSpec, RouteSpec, TableSpec, ViewSpec
 
@@ -165,7 +165,7 @@ class _WholeModule:
         except BadAnnotation as error:
             self.check.report(place, str(error))
             return
-        if list(annotations.values()) != [HttpContext, Request, Response]:
+        if list(map(context_class, annotations.values())) != [HttpContext, Request, Response]:
             self.check.report(
                 place, f"{name}: a handler is written def {name}(ctx: HttpContext, req: Request) -> Response"
             )

@@ -13,7 +13,7 @@ from .check import KEYS, Check
 from .context import AnonymousViewContext, ProcedureContext, ReducerContext, ViewContext
 from .declared import DeclaredFunction, function_place
 from .query import Query
-from .resolver import BadAnnotation, NamedType, Resolved, describe, function_annotations, is_key
+from .resolver import BadAnnotation, NamedType, Resolved, context_class, describe, function_annotations, is_key
 from .rows import Row, wire_name
 from .specs import ProcedureSpec, ReducerSpec, ViewForm, ViewSpec
 
@@ -77,7 +77,7 @@ class FunctionChecks:
         problems = len(self.check.problems)
         context = CONTEXTS[function.kind]
         first = next(iter(annotations), "")
-        if annotations.get(first) is not context or first in [p.name for p in parameters]:
+        if context_class(annotations.get(first)) is not context or first in [p.name for p in parameters]:
             self.check.report(place, f"{function.name}: the first parameter must be annotated {context.__name__}")
             return None
         if function.every:
@@ -179,7 +179,7 @@ class FunctionChecks:
             return None
         annotations, parameters = signature
         place = function_place(function.function)
-        context = next(iter(annotations.values()))
+        context = context_class(next(iter(annotations.values())))
         if context not in (ViewContext, AnonymousViewContext):
             self.check.report(
                 place, f"{function.name}: the first parameter must be ViewContext or AnonymousViewContext"

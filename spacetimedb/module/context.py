@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -56,7 +56,7 @@ class ProcedureHost(Protocol):
 
     def claims(self, connection_id: ConnectionId) -> str | None: ...
 
-    def transaction(self, ctx: Waiting, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    def transaction(self, ctx: Waiting[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Runs `function(tx, *args, **kwargs)` as a transaction of its own and returns or raises what it does."""
 
     def sleep(self, until: Timestamp) -> Timestamp:
@@ -88,6 +88,15 @@ class Db(dict[Any, Any]):
         handle: Any = dict.__getitem__(self, type(row)) if type(row) in self else self.__missing__(type(row))
         inserted: R = handle.insert(row)
         return inserted
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    D = TypeVarWithDefault("D", bound=Db, default=Db)
+else:
+    D = TypeVar("D")
+"""Type of `ctx.db`: what knows the tables by name, as in `ReducerContext[Tables]`; for checkers only."""
 
 
 class Jwt(msgspec.Struct, frozen=True):
@@ -155,7 +164,7 @@ def _auth(connection_id: ConnectionId | None, sender: Identity, host: Database |
     return Auth(is_internal=False, jwt=None if payload is None else Jwt.parse(payload, sender))
 
 
-class ReducerContext(_Chance, msgspec.Struct, gc=False):
+class ReducerContext(_Chance, msgspec.Struct, Generic[D], gc=False):
     """A reducer's call, or the transaction of a procedure.
 
     `sender` is who called: for scheduled calls the database, in `init` the owner, in a handler's transaction zero.
@@ -165,7 +174,7 @@ class ReducerContext(_Chance, msgspec.Struct, gc=False):
     sender: Identity
     connection_id: ConnectionId | None
     timestamp: Timestamp
-    db: Db
+    db: D
     _database: Database
     _rng: random.Random | None = None
     _uuids: int = 0
@@ -184,15 +193,16 @@ class ReducerContext(_Chance, msgspec.Struct, gc=False):
         """Looked up when asked for, so keep it when you need it twice."""
         return _auth(self.connection_id, self.sender, self._database)
 
-    def as_view(self) -> ViewContext:
+    def as_view(self) -> ViewContext[D]:
         """A context to call view functions with, as the caller of this reducer."""
-        return ViewContext(self._database.view_db, self._database, self.sender)
+        view_db: Any = self._database.view_db
+        return ViewContext(view_db, self._database, self.sender)
 
 
-class AnonymousViewContext(msgspec.Struct, gc=False):
+class AnonymousViewContext(msgspec.Struct, Generic[D], gc=False):
     """A view's run; the result is shared by everybody. `db` can only be read."""
 
-    db: Db
+    db: D
     _database: Database
 
     @property
@@ -205,13 +215,13 @@ class AnonymousViewContext(msgspec.Struct, gc=False):
         return self._database.logger
 
 
-class ViewContext(AnonymousViewContext, gc=False):
+class ViewContext(AnonymousViewContext[D], gc=False):
     """A view's run for one caller."""
 
     sender: Identity
 
 
-class Waiting(_Chance, msgspec.Struct, gc=False):
+class Waiting(_Chance, msgspec.Struct, Generic[D], gc=False):
     """What procedures and HTTP handlers have in common: they may wait, and open transactions."""
 
     sender: Identity
@@ -235,10 +245,10 @@ class Waiting(_Chance, msgspec.Struct, gc=False):
         return self._host.http
 
     @overload
-    def with_tx(self, function: Callable[[ReducerContext], T], /) -> T: ...
+    def with_tx(self, function: Callable[[ReducerContext[D]], T], /) -> T: ...
     @overload
     def with_tx(
-        self, function: Callable[Concatenate[ReducerContext, P], T], /, *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[Concatenate[ReducerContext[D], P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T: ...
     def with_tx(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Runs the function as one transaction: commit when it returns, nothing when it raises (which goes on).
@@ -252,7 +262,7 @@ class Waiting(_Chance, msgspec.Struct, gc=False):
         self.timestamp = self._host.sleep(self.timestamp + TimeDuration.seconds(seconds))
 
 
-class ProcedureContext(Waiting, gc=False):
+class ProcedureContext(Waiting[D], gc=False):
     """A procedure's call."""
 
     @property
@@ -261,5 +271,5 @@ class ProcedureContext(Waiting, gc=False):
         return _auth(self.connection_id, self.sender, self._host)
 
 
-class HttpContext(Waiting, gc=False):
+class HttpContext(Waiting[D], gc=False):
     """An HTTP request to a handler. Nobody is checked: `sender` is zero and there is no connection."""

@@ -28,6 +28,7 @@ from .query import Query
 from .resolver import Case
 from .row_migrations import DeclaredMigration, MigrationSpec, is_row_class
 from .rows import Declaration, Row, Schedule, Struct
+from .schema_class import Schema, SchemaTable
 from .specs import (
     HandlerSpec,
     Lifecycle,
@@ -40,12 +41,13 @@ from .specs import (
 )
 
 R = TypeVar("R", bound=Row)
+S = TypeVar("S", bound=Schema)
 Spec = TypeVar("Spec", bound=msgspec.Struct)
-ReducerFunction = TypeVar("ReducerFunction", bound=Callable[Concatenate[ReducerContext, ...], None])
-HookFunction = TypeVar("HookFunction", bound=Callable[[ReducerContext], None])
-ProcedureFunction = TypeVar("ProcedureFunction", bound=Callable[Concatenate[ProcedureContext, ...], object])
-ViewFunction = TypeVar("ViewFunction", bound=Callable[[ViewContext], list[Any] | Query[Any] | Row | Struct | None])
-HandlerFunction = TypeVar("HandlerFunction", bound=Callable[[HttpContext, Request], Response])
+ReducerFunction = TypeVar("ReducerFunction", bound=Callable[Concatenate[ReducerContext[Any], ...], None])
+HookFunction = TypeVar("HookFunction", bound=Callable[[ReducerContext[Any]], None])
+ProcedureFunction = TypeVar("ProcedureFunction", bound=Callable[Concatenate[ProcedureContext[Any], ...], object])
+ViewFunction = TypeVar("ViewFunction", bound=Callable[[ViewContext[Any]], list[Any] | Query[Any] | Row | Struct | None])
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[[HttpContext[Any], Request], Response])
 
 
 class HttpRoutes:
@@ -167,6 +169,24 @@ class Module:
         made: type[R] = alias
         return made
 
+    def schema(self, tables: type[S]) -> type[S]:
+        """Makes tables of a class that names them: see `Schema`."""
+        for accessor, one in vars(tables).items():
+            if isinstance(one, SchemaTable):
+                is_first = all(known.key is not one.row for known in self._tables)
+                one.key = one.row if is_first else TableAlias(one.row, one.name or accessor)
+                self._add_table(
+                    one.key,
+                    one.row,
+                    one.name or accessor,
+                    one.public,
+                    one.event,
+                    one.durable,
+                    one.indexes,
+                    explicit=one.name is not None,
+                )
+        return tables
+
     def _add_table(
         self,
         key: object,
@@ -176,19 +196,19 @@ class Module:
         event: bool,
         durable: bool,
         indexes: Sequence[MultiIndexMarker],
+        explicit: bool | None = None,
     ) -> None:
+        explicit = name is not None if explicit is None else explicit
         declaration = getattr(row, "__declaration__", None)
         if not isinstance(row, type) or not issubclass(row, Row) or not isinstance(declaration, Declaration):
             raise TypeError(f"a table is a class that derives from Row, not {row!r}")
         source_name = name or snake_case(row.__name__)
         if key is row:
-            canonical = source_name if name or self.case == "none" else snake_case(source_name)
+            canonical = source_name if explicit or self.case == "none" else snake_case(source_name)
             declaration.registered_name = canonical
         own = tuple(i for i in indexes if isinstance(i, IndexDeclaration))
         self._built = None
-        self._tables.append(
-            DeclaredTable(key, row, source_name, name is not None, public, event, durable, own, declaration)
-        )
+        self._tables.append(DeclaredTable(key, row, source_name, explicit, public, event, durable, own, declaration))
 
     # -- functions
 
@@ -287,7 +307,7 @@ class Module:
 
     def migration(
         self, table: str, old: type[R]
-    ) -> Callable[[Callable[[ReducerContext, R], None]], Callable[[ReducerContext, R], None]]:
+    ) -> Callable[[Callable[[ReducerContext[Any], R], None]], Callable[[ReducerContext[Any], R], None]]:
         """Takes over rows of a table (by its name in SQL) that are stored with the columns of another row class.
 
         When such a module is published, the table is made anew and the function gets every old row, all in one
@@ -298,7 +318,7 @@ class Module:
         if not is_row_class(old):
             raise TypeError(f"rows of the old table are described by a class that derives from Row, not {old!r}")
 
-        def decorate(function: Callable[[ReducerContext, R], None]) -> Callable[[ReducerContext, R], None]:
+        def decorate(function: Callable[[ReducerContext[Any], R], None]) -> Callable[[ReducerContext[Any], R], None]:
             self._built = None
             self._migrations.append(DeclaredMigration(table, old, function))
             return function

@@ -386,6 +386,11 @@ def is_direct_key(shape: Shape) -> bool:
     return isinstance(shape, EnumShape) or (isinstance(shape, Scalar) and shape.kind in DIRECT_KINDS)
 
 
+def context_class(annotation: object) -> object:
+    """The class of a context that may say, for type checkers, what knows its tables: `ReducerContext[Tables]`."""
+    return get_origin(annotation) or annotation
+
+
 def function_annotations(function: Callable[..., object], local_names: Mapping[str, Any]) -> dict[str, object]:
     """Annotations of a function as objects. Raises BadAnnotation for a name that does not exist."""
     found: dict[str, object] = {}

@@ -31,7 +31,7 @@ from .check_tables import TableChecks
 from .context import ReducerContext
 from .declared import DeclaredTable, class_line, function_place
 from .describe import policy, raw_table
-from .resolver import BadAnnotation, function_annotations
+from .resolver import BadAnnotation, context_class, function_annotations
 from .rows import Declaration, Row
 
 NAME_OF_OLD = "old_rows"
@@ -85,7 +85,10 @@ def _check_signature(check: Check, migration: DeclaredMigration) -> None:
         check.report(place, str(error))
         return
     returns = annotations.pop("return", None)
-    if list(annotations.values()) != [ReducerContext, migration.old] or returns not in (None, type(None)):
+    if list(map(context_class, annotations.values())) != [ReducerContext, migration.old] or returns not in (
+        None,
+        type(None),
+    ):
         check.report(
             place, f"{name}: a migration function is written def {name}(ctx: ReducerContext, old: {old}) -> None"
         )
