@@ -150,7 +150,7 @@ class TransactionActor:
             raise InstallError(NEEDS_MEMORY)
         for note in setup.notes:
             database.log.system(note.text, "Error", *((note.function,) if note.function else ()))
-        database.budget.start()
+        self._work()
         if state is None:
             create(self.database, setup.program, setup.program_hash)
         else:
