@@ -16,7 +16,8 @@ from spacetimedb.cli.packaging import program_bytes
 
 GAME = """from typing import TYPE_CHECKING
 
-from spacetimedb import AnonymousViewContext, Index, Module, Pk, ReducerContext, Row, Schema, auto_inc, default, table, u32
+from spacetimedb import AnonymousViewContext, Index, Module, Pk, ReducerContext, Row, Schema
+from spacetimedb import auto_inc, default, table, u32
 
 {imports}
 
