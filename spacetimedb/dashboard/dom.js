@@ -85,7 +85,10 @@ const LONG = new Intl.NumberFormat('en', { maximumFractionDigits: 2 });
 /** 1234567 as 1,234,567. */
 export const grouped = value => LONG.format(value);
 /** 1234567 as 1.2M; small numbers with up to two decimals. */
-export const short = value => (Math.abs(value) < 1000 ? LONG.format(value) : SHORT.format(value));
+export function short(value) {
+  if (Math.abs(value) >= 1000) return SHORT.format(value);
+  return Math.abs(value) >= 100 ? String(Math.round(value)) : LONG.format(value);
+}
 
 /** Bytes in binary units. */
 export function bytes(value) {

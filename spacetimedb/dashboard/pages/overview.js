@@ -17,11 +17,11 @@ function charts() {
   };
   const chart = (title, unit, series, read, options = {}) => ({ chart: new Chart({ title, unit, series, ...options }), read });
   return [
-    chart('Throughput', perSecond, [{ name: 'calls', colour: 1 }, { name: 'transactions', colour: 2 }],
+    chart('Throughput', perSecond, [{ name: 'calls', colour: 1 }, { name: 'commits', colour: 2 }],
       rates('spacetime_reducer_calls_total', 'spacetime_committed_transactions_total')),
     chart('Transaction time', seconds, percentiles, times(ELAPSED), { least: 1e-4 }),
     chart('Update age', seconds, percentiles, times(AGE), { least: 1e-3 }),
-    chart('Connections', short, [{ name: 'clients', colour: 1 }, { name: 'query sets', colour: 2 }],
+    chart('Connections', short, [{ name: 'clients', colour: 1 }, { name: 'sets', colour: 2 }],
       (_before, now) => [now.sum('spacetime_worker_connected_clients'), now.sum('spacetime_subscription_sets')]),
     chart('Sent to clients', value => `${bytes(value)}/s`, [{ name: 'bytes', colour: 2 }],
       rates('spacetime_websocket_sent_bytes_total'), { base: 1024, least: 1024 }),
@@ -29,8 +29,8 @@ function charts() {
       (_before, now) => [now.sum('process_resident_memory_bytes'), region(now, 'heap')], { base: 1024, least: 1 << 20 }),
     chart('Processor', value => `${short(100 * value)} %`, [{ name: 'all processes', colour: 4 }],
       rates('process_cpu_seconds_total'), { least: 0.1 }),
-    chart('Log synced to disk in', seconds, percentiles, times(SYNC), { least: 1e-4 }),
-    chart('Errors', perSecond, [{ name: 'failed calls', colour: 5 }, { name: 'clients dropped', colour: 3 }],
+    chart('Log sync', seconds, percentiles, times(SYNC), { least: 1e-4 }),
+    chart('Errors', perSecond, [{ name: 'failed', colour: 5 }, { name: 'dropped', colour: 3 }],
       rates('spacetime_reducer_errors_total', 'spacetime_worker_ws_clients_aborted_total')),
   ];
 }

@@ -1,7 +1,7 @@
 // The schema as a drawing: tables with their keys, what leads from one to another, and who is called by what.
 //
-// There are no foreign keys in a schema. A column leads to a table if it has the name and type of that table's key
-// (entity_id), or its key is called id and the column is the table's name with _id (player_id).
+// There are no foreign keys in a schema. A column leads to a table if it has the name and type of its key or a unique
+// column of it (entity_id), or that is called id and the column is the table's name with _id (player_id).
 
 import { empty, fill, h, svg } from '../dom.js';
 import { stringify } from '../json.js';
@@ -17,7 +17,7 @@ export function show(body, context) {
   }
   const place = h('div.diagram');
   fill(body, h('div.stack', {}, place, h('p.hint', {},
-    'Lines lead from a column to the table whose key it holds, told by name and type. Dashed lines lead from a schedule to what it calls.')));
+    'K key, U unique, I index. Lines lead from a column to the table whose key it holds, told by name and type.')));
   const draw = () => fill(place, drawing(schema, boxes, place.clientWidth, name => context.addressOf(database, 'tables', name),
     name => context.addressOf(database, 'reducers', name)));
   let waiting = null;
@@ -26,25 +26,28 @@ export function show(body, context) {
   return () => { observer.disconnect(); cancelAnimationFrame(waiting); };
 }
 
-/** [{from, column, to}]: columns that hold another table's key. */
-export function references(tables) {
+/** [{from, at, to, toAt}]: columns that hold another table's key, or another unique column of it. */
+export function references(boxes) {
+  const targets = boxes.filter(box => !box.isView).flatMap(table => table.columns.map((column, at) => ({ table, column, at })))
+    .filter(({ table, at }) => at === table.key || table.unique.some(columns => columns.length === 1 && columns[0] === at));
+  const weight = ({ table, column, at }, name) =>
+    4 * (name === `${table.name}_id`) + 2 * table.autoInc.includes(at) + (at === table.key && column.name !== 'id');
   const out = [];
-  for (const from of tables) {
+  for (const from of boxes) {
     from.columns.forEach((column, at) => {
-      for (const to of tables) {
-        if (to === from || to.key === null || to.isView || (at === from.key && from.isView)) continue;
-        const key = to.columns[to.key];
-        const fits = key.name === 'id' ? column.name === `${to.name}_id` : column.name === key.name && column.name !== 'id' && !to.schedule && !from.schedule;
-        // Two tables with one key (a row split in two) would point at each other: the one whose key counts itself up is the first.
-        const isFirst = at !== from.key || (to.autoInc.length > 0 && from.autoInc.length === 0);
-        if (fits && isFirst && stringify(key.type) === stringify(column.type)) out.push({ from, at, to });
-      }
+      const fits = targets.filter(target => stringify(target.column.type) === stringify(column.type)
+        && (target.column.name === column.name || (target.column.name === 'id' && column.name === `${target.table.name}_id`)));
+      const own = fits.find(target => target.table === from), others = fits.filter(target => target !== own);
+      if (!others.length || column.name === 'id') return;
+      const best = others.reduce((a, b) => (weight(b, column.name) > weight(a, column.name) ? b : a));
+      // Of tables that share a key, the one it is named after or counted up in is the first.
+      if (!own || weight(own, column.name) < weight(best, column.name)) out.push({ from, at, to: best.table, toAt: best.at });
     });
   }
-  return out.filter(edge => !(edge.to.autoInc.length === 0 && out.some(other => other !== edge && other.from === edge.from && other.at === edge.at && other.to.autoInc.length > 0)));
+  return out;
 }
 
-const heightOf = table => HEAD + table.columns.length * LINE + 8;
+const heightOf = table => HEAD + (table.columns.length + (table.schedule ? 1 : 0)) * LINE + 8;
 
 /** Places boxes in columns, what is connected side by side: tables that are led to stand left of those that lead. */
 function layout(boxes, edges, width) {
@@ -74,19 +77,13 @@ function drawing(schema, boxes, width, tableAddress, reducerAddress) {
   const picture = svg('svg', { width: wide, height: full, viewBox: `0 0 ${wide} ${full}`, role: 'img', 'aria-label': 'Schema' });
   picture.append(svg('defs', {}, svg('marker', { id: 'end', viewBox: '0 0 8 8', refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: 'auto' },
     svg('path', { d: 'M0 1 7 4 0 7', fill: 'none', stroke: 'var(--c1)', 'stroke-width': 1.5 }))));
-  for (const { from, at, to } of edges) {
+  for (const { from, at, to, toAt } of edges) {
     const a = places.get(from), b = places.get(to);
-    const y1 = a.y + HEAD + at * LINE + 14, y2 = b.y + HEAD + to.key * LINE + 14;
+    const y1 = a.y + HEAD + at * LINE + 14, y2 = b.y + HEAD + toAt * LINE + 14;
     const goesLeft = a.x > b.x, x1 = goesLeft ? a.x : a.x + WIDTH, x2 = a.x === b.x || goesLeft ? b.x + WIDTH : b.x;
     const bend = a.x === b.x ? 34 : GAP_X * 0.55;
     const c1 = goesLeft ? x1 - bend : x1 + bend, c2 = x2 === b.x ? x2 - bend : x2 + bend;
     picture.append(svg('path', { class: 'edge', d: `M${x1} ${y1} C${c1} ${y1} ${c2} ${y2} ${x2} ${y2}`, 'marker-end': 'url(#end)' }));
-  }
-  for (const { table, calls } of schema.schedules) {
-    const a = places.get(boxes.find(box => box.name === table)), b = pills.get(calls);
-    if (!a || !b) continue;
-    const x1 = a.x + WIDTH / 2, y1 = a.y + a.height, x2 = b.x + WIDTH / 2, y2 = b.y;
-    picture.append(svg('path', { class: 'edge calls', d: `M${x1} ${y1} C${x1} ${y1 + 40} ${x2} ${y2 - 40} ${x2} ${y2}` }));
   }
   for (const box of boxes) picture.append(drawBox(box, places.get(box), tableAddress(box.name)));
   if (callable.length) picture.append(svg('text', { x: EDGE, y: top, class: 'group' }, 'Reducers and procedures'));
@@ -115,6 +112,9 @@ function drawBox(table, { x, y, height }, address) {
     box.append(svg('text', { x: x + 22, y: line }, clip(column.name, 17)));
     box.append(svg('text', { class: 'soft', x: x + WIDTH - 12, y: line, 'text-anchor': 'end' }, clip(typeText(column.type), 13)));
   });
+  if (table.schedule) {
+    box.append(svg('text', { class: 'calls', x: x + 22, y: y + HEAD + table.columns.length * LINE + 18 }, clip(`calls ${table.schedule.calls}`, 26)));
+  }
   return box;
 }
 
