@@ -12,7 +12,7 @@ import spacetimedb
 
 ROOT = Path(spacetimedb.__file__).parent
 ROOMS = (
-    *("types", "schema", "module", "memory", "store", "sql", "subscriptions", "log", "hosts"),
+    *("types", "schema", "module", "memory", "store", "sql", "subscriptions", "log", "hosts", "testing"),
     *("auth", "protocol", "http", "client", "codegen", "cli", "workers"),
 )
 """Bottom to top: a room imports only rooms before it."""

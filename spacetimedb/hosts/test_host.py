@@ -14,17 +14,19 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast, overload
 
 from spacetimedb.hosts.database import Caller, Database, Reducer, caller
 from spacetimedb.hosts.delta import Changes, Delta
 from spacetimedb.hosts.handler_calls import HandlerCall, decode_answer, encode_call
 from spacetimedb.hosts.installation import InstallError, create_from, described, recover_from, update_from
+from spacetimedb.hosts.kept_database import keep, kept
 from spacetimedb.hosts.mail import ANSWER, ANSWER_HEAD, Outcome
 from spacetimedb.hosts.procedures import HttpExchange, Inline
 from spacetimedb.hosts.test_clients import Subscribers, Subscription
 from spacetimedb.hosts.view_evaluation import ViewFailed
-from spacetimedb.log.recovery import initial_state
+from spacetimedb.log.recovery import RecoveredState, initial_state
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.memory.region import Region
 from spacetimedb.module import (
@@ -168,7 +170,11 @@ class TestHost:
                 self.disconnect(who)
 
     def procedure(
-        self, who: Identity, procedure: Callable[Concatenate[ProcedureContext, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        who: Identity,
+        procedure: Callable[Concatenate[ProcedureContext[Any], P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Calls a procedure as a client would and returns its result; raises what it raises.
 
@@ -302,19 +308,22 @@ class TestHost:
         """Another version of the module takes over, as `spacetime publish` does it: rows stay, or go through migration
         functions. Returns what changed; raises InstallError with the publisher's text, and nothing has changed then.
 
-        What disconnects clients needs `break_clients`; they are gone afterwards. Subscriptions end in any case.
+        What disconnects clients needs `break_clients`; they are gone afterwards. Otherwise subscriptions go on.
         """
         loaded = described(module)
         hash_of_version = hashlib.sha256(f"{id(module)}".encode()).digest()
         update_from(self._database, loaded, b"", hash_of_version, break_clients)
         self.module, self._loaded = module, loaded
         self._reducers = {id(spec.function): spec for spec in module.reducers}
-        known = {(c.reader, c.connection) for c in self._database.clients.values()}
-        self._callers = {who: c for who, c in self._callers.items() if (c.reader, c.connection) in known}
         tables = self._database.tables
         self._keys |= {table.table_id: (key, table) for key, table in tables.items()}
         delta, _answer = self._take()
-        self._bind()
+        for who, gone in list(self._callers.items()):
+            if (gone.reader, gone.connection) not in self._database.clients:
+                self._subscribers.drop(gone.connection)
+                del self._callers[who]
+        self._subscribers.follow_program()
+        self._bind_tables()
         self._note_failure()
         return delta
 
@@ -332,11 +341,33 @@ class TestHost:
         for payload in self._payloads:
             state.apply(state.decode(payload, 0)[0])
         state.finish()
+        self._recover(state)
+
+    def _recover(self, state: RecoveredState) -> None:
         self._database = self._fresh()
         recover_from(self._database, state, self._loaded)
         self._bind()
         self._take()
         self._note_failure()
+
+    def save(self, directory: Path) -> None:
+        """Keeps the database in a directory: its log for `open`, its tables as JSON lines to read. Raises OSError."""
+        keep(directory, self._payloads, self._database.tables.values(), self.log, self._now)
+
+    @classmethod
+    def open(cls, module: Module, directory: str | Path) -> TestHost:
+        """A database that `save` kept; whoever was connected is disconnected. Raises FileNotFoundError."""
+        payloads, state, now_us = kept(Path(directory))
+        host = cls(module, now=Timestamp(now_us))
+        host._payloads = payloads
+        host._recover(state)
+        return host
+
+    @property
+    def next_due(self) -> Timestamp | None:
+        """When the next scheduled run is due; None: nothing is scheduled."""
+        due = self._database.next_due_us()
+        return None if due is None else Timestamp(due)
 
     # -- inside
 
@@ -349,9 +380,12 @@ class TestHost:
         return database
 
     def _bind(self) -> None:
+        self._subscribers = Subscribers(self._database)
+        self._bind_tables()
+
+    def _bind_tables(self) -> None:
         tables = self._database.tables
         self.db = cast(Db, self._database.store.read_only_db(tables))
-        self._subscribers = Subscribers(self._database)
         self._keys = {table.table_id: (key, table) for key, table in tables.items()}
 
     def _reducer(self, function: Callable[..., object]) -> tuple[Any, Reducer]:
