@@ -45,7 +45,8 @@ TARGETS: Final = {"transaction_actor": 4, "log_keeper": 3, "workers.reader": 3, 
 """What is killed, by a part of its command line, with weights."""
 WHOLE_SERVER: Final = "the whole server"
 WHOLE_SERVER_SHARE: Final = 0.15
-AT_ONCE: Final = 4
+AT_ONCE: Final = (1, 2, 3, 3)
+"""So many are killed together, each as likely."""
 
 
 class Violation(AssertionError):
@@ -172,8 +173,9 @@ class Soak:
             await trio.to_thread.run_sync(self.server.kill)
             await trio.to_thread.run_sync(self.server.start)
         else:
-            count = min(self.rng.randint(1, AT_ONCE), at_most)
-            drawn = set(self.rng.choices(list(TARGETS), list(TARGETS.values()), k=count))
+            count = min(self.rng.choice(AT_ONCE), at_most)
+            chance = {target: self.rng.random() ** (1 / weight) for target, weight in TARGETS.items()}
+            drawn = set(sorted(chance, key=chance.__getitem__)[-count:])  # weighted, none twice
             # There is a snapshotter only now and then; the others are waited for while they are being started again.
             running = {target: await self._running(target) for target in drawn - {"snapshotter"}}
             running["snapshotter"] = self._pids("snapshotter") if "snapshotter" in drawn else []

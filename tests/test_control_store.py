@@ -14,7 +14,7 @@ from conftest import ServerFactory
 
 from spacetimedb.log.control_store import ControlStore, DatabaseRow, NameClaimed, NameTaken
 
-KILLS = 12
+KILLS = 6
 CHANGES = """
 import sys
 from pathlib import Path
