@@ -152,6 +152,10 @@ class Subscribers:
         self._instances[instance.table_id] = instance
         return replace(table, table_id=instance.table_id)
 
+    def follow_program(self) -> None:
+        """Another program runs: plans are made anew."""
+        self._engine.forget_plans()
+
     def close_unused(self) -> None:
         """Gives back instances of views that nobody is subscribed to."""
         for table_id in [table_id for table_id in self._instances if table_id not in self._engine.tables]:

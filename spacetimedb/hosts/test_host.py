@@ -22,7 +22,7 @@ from spacetimedb.hosts.delta import Changes, Delta
 from spacetimedb.hosts.handler_calls import HandlerCall, decode_answer, encode_call
 from spacetimedb.hosts.installation import InstallError, create_from, described, recover_from, update_from
 from spacetimedb.hosts.kept_database import keep, kept
-from spacetimedb.hosts.mail import ANSWER, ANSWER_HEAD, Outcome
+from spacetimedb.hosts.mail import ANSWER, ANSWER_HEAD, CLOSE_CLIENTS, Outcome
 from spacetimedb.hosts.procedures import HttpExchange, Inline
 from spacetimedb.hosts.test_clients import Subscribers, Subscription
 from spacetimedb.hosts.view_evaluation import ViewFailed
@@ -317,15 +317,19 @@ class TestHost:
         self._reducers = {id(spec.function): spec for spec in module.reducers}
         tables = self._database.tables
         self._keys |= {table.table_id: (key, table) for key, table in tables.items()}
-        delta, _answer = self._take()
         for who, gone in list(self._callers.items()):
             if (gone.reader, gone.connection) not in self._database.clients:
-                self._subscribers.drop(gone.connection)
                 del self._callers[who]
+        if self._closes_clients():  # before they see rows that they have no types for
+            self._subscribers = Subscribers(self._database)
         self._subscribers.follow_program()
+        delta, _answer = self._take()
         self._bind_tables()
         self._note_failure()
         return delta
+
+    def _closes_clients(self) -> bool:
+        return any(record[4] == CLOSE_CLIENTS for record in self._database.out)
 
     def restart(self, crash: bool = False) -> None:
         """Builds the database anew from its log.

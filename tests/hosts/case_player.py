@@ -98,7 +98,7 @@ class Player:
         """Raises AssertionError naming the step that did not give what it should."""
         kinds = (
             *("connect", "disconnect", "subscribe", "unsubscribe", "call", "http", "inbox", "sql", "logs", "wait"),
-            "restart",
+            *("restart", "publish"),
         )
         for number, step in enumerate(steps, 1):
             kind = next(k for k in kinds if k in step)
