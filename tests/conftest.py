@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from server_process import ServerProcess
+from smoketest import User
 
 ServerFactory = Callable[..., ServerProcess]
 
@@ -20,6 +21,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
     finally:
         running.stop()
+
+
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def npm_database(server: ServerProcess) -> str:
+    """The module that clients are tested against, published once; every test has rows of its own in it."""
+    server.publish(TESTS / "npm" / "module.py", "npm-client")
+    return "npm-client"
+
+
+@pytest.fixture(scope="session")
+def probe_database(server: ServerProcess) -> str:
+    """The module of the recorded sessions, for tests of clients; every test has rows of its own in it."""
+    server.publish(TESTS / "vectors" / "websocket" / "sessions" / "probe.py", "probe-client")
+    return "probe-client"
 
 
 @pytest.fixture
@@ -36,3 +54,22 @@ def start_server(tmp_path: Path) -> Iterator[ServerFactory]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def new_user(server: ServerProcess, tmp_path: Path) -> Iterator[Callable[[], User]]:
+    """Makes users of the shared server's command line, with identities of their own."""
+    users: list[User] = []
+
+    def make() -> User:
+        users.append(User(server, tmp_path / f"user{len(users)}"))
+        return users[-1]
+
+    yield make
+    for user in users:
+        user.leave()
+
+
+@pytest.fixture
+def user(new_user: Callable[[], User]) -> User:
+    return new_user()
