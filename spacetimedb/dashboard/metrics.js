@@ -50,9 +50,10 @@ export function rate(before, now, name, database = null) {
 
 /** Seconds at a quantile of a histogram's increase between two samples; null if nothing happened or there is none. */
 export function quantile(before, now, name, share, database = null) {
+  if (!before) return null;
   const totals = new Map();
   for (const [sample, sign] of [[now, 1], [before, -1]]) {
-    for (const { labels, value } of sample?.series(`${name}_bucket`, database) ?? []) {
+    for (const { labels, value } of sample.series(`${name}_bucket`, database) ?? []) {
       const edge = Number(labels.le.replace('+Inf', 'Infinity'));
       totals.set(edge, (totals.get(edge) ?? 0) + sign * value);
     }

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -310,3 +313,56 @@ async def test_a_large_table_opens_as_fast(browser: Browser, server: ServerProce
         await page.until("document.querySelector('.live-state.live')")
         server.sql("world", "UPDATE item SET kind = 'seen' WHERE item_id = 2")
         await page.until("document.querySelector('tbody tr:nth-child(2) td:nth-child(3)').textContent === 'seen'")
+
+
+def own_address() -> str | None:
+    """An address of this machine that is no loopback one, None without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return None
+        address: str = probe.getsockname()[0]
+    return None if address.startswith("127.") else address
+
+
+def status_of(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+async def test_from_another_address(browser: Browser, tmp_path: Path) -> None:
+    """Without a token there is nothing but a form for it; this machine by another name is no exception."""
+    options = ("--listen-addr", "0.0.0.0:0")
+    server = ServerProcess(tmp_path, in_memory=True, options=options).start()
+    try:
+        server.publish(MODULE, "world")
+        address = own_address()
+        asked = [(server.base_url, {"host": "game.example"}), (server.base_url, {"x-forwarded-for": "10.0.0.1"})]
+        if address is not None:
+            elsewhere = f"http://{address}:{server.port}"
+            asked += [(elsewhere, {}), (elsewhere, {"host": "localhost"})]
+        for base, headers in asked:
+            for path in ("", "/metrics", "/loadtest"):
+                status, body = status_of(f"{base}/dashboard/api{path}", headers)
+                assert (status, b"world" in body) == (401, False), (base, headers, path)
+        assert status_of(f"{server.base_url}/dashboard/api", {})[0] == 200
+        if address is None:
+            return
+        page = await browser.page(f"http://{address}:{server.port}/dashboard/")
+        await page.until("document.querySelector('.login input')")
+        for token in (str(server.identity()["token"]), server.owner_token):
+            await page.evaluate("document.querySelector('.login input').focus()")
+            await page.type(token)
+            await page.evaluate("document.querySelector('.login button').click()")
+            if token != server.owner_token:
+                assert "owns no database" in await page.until("document.querySelector('.login .message').textContent")
+        await page.until("document.querySelector('main tbody a')?.textContent === 'world'")
+        assert await text_of(page, ".access") == "With a token"
+        await page.go(f"http://{address}:{server.port}/dashboard/#/db/world/tables/secret")
+        await page.until("document.querySelector('tbody td')?.textContent === 'colour'")
+    finally:
+        server.stop()
