@@ -15,10 +15,9 @@ SCENARIOS = re.findall(r"^export async function (\w+)\(server\)", (NPM / "scenar
 
 
 @pytest.fixture(scope="module")
-def database(server: ServerProcess) -> str:
+def database(npm_database: str) -> str:
     assert (NPM / "node_modules" / "spacetimedb").is_dir(), "run scripts/setup: tests/npm is not installed"
-    server.publish(NPM / "module.py", "npm-client")
-    return "npm-client"
+    return npm_database
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

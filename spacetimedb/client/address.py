@@ -14,6 +14,7 @@ from spacetimedb.protocol.client_socket import ClientSocket
 from .errors import ConnectError
 
 SUBPROTOCOLS: Final = ("v3.bsatn.spacetimedb", "v2.bsatn.spacetimedb")
+CONNECT_SECONDS: Final = 10.0
 _SCHEMES: Final = {"ws": False, "http": False, "": False, "wss": True, "https": True}
 
 
@@ -21,7 +22,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     """One database on one server. `database` is a name or an identity in hex.
 
     `confirmed`: False shows changes before they are safe on disk; None leaves it to the server, which waits.
-    `light` is passed on; servers ignore it on the protocols spoken here.
+    `light` is passed on; servers ignore it on the protocols spoken here. `timeout`: seconds from the first packet to
+    the server's greeting.
     """
 
     host: str
@@ -32,6 +34,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     confirmed: bool | None = None
     light: bool = False
+    timeout: float = CONNECT_SECONDS
 
     @classmethod
     def parse(
@@ -42,6 +45,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         token: str | None = None,
         confirmed: bool | None = None,
         light: bool = False,
+        timeout: float = CONNECT_SECONDS,
     ) -> Address:
         """`url`: ws, wss, http or https, or just HOST:PORT. ValueError if it is none of these."""
         parts = urlsplit(url if "://" in url else f"ws://{url}")
@@ -57,6 +61,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             token=token,
             confirmed=confirmed,
             light=light,
+            timeout=timeout,
         )
 
     def __str__(self) -> str:
@@ -85,10 +90,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     def tls(self) -> ssl.SSLContext | None:
         return ssl.create_default_context() if self.secure else None
 
-    def fetch_definition(self, timeout: float) -> bytes:
+    def fetch_definition(self) -> bytes:
         """JSON of the database's definition, version 10; blocks. ConnectError if there is none to be had."""
         kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        connection = kind(self.host, self.port, timeout=timeout)
+        connection = kind(self.host, self.port, timeout=self.timeout)
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             connection.request("GET", f"{self._base}/schema?version=10", headers=headers)

@@ -20,11 +20,11 @@ from typing import Any
 
 from spacetimedb.module import Module
 
-from .address import Address
+from .address import CONNECT_SECONDS, Address
 from .core import Pending
 from .definition import schema_from_json
 from .errors import ClientError, ConnectError, Disconnected
-from .face import CLOSE_SECONDS, CONNECT_SECONDS, SILENCE_SECONDS, AsyncFace, Backoff, may_come_back
+from .face import CLOSE_SECONDS, SILENCE_SECONDS, AsyncFace, Backoff, may_come_back
 from .schema import Schema, schema_of
 
 __all__ = ["Connection", "connect", "fetch_schema"]
@@ -33,7 +33,7 @@ __all__ = ["Connection", "connect", "fetch_schema"]
 async def fetch_schema(url: str, database: str, *, token: str | None = None) -> Schema:
     """The schema that the server gives for a database; share it among connections. ConnectError."""
     address = Address.parse(url, database, token=token)
-    return schema_from_json(await asyncio.to_thread(address.fetch_definition, CONNECT_SECONDS))
+    return schema_from_json(await asyncio.to_thread(address.fetch_definition))
 
 
 @asynccontextmanager
@@ -46,14 +46,15 @@ async def connect(
     confirmed: bool | None = None,
     light: bool = False,
     reconnect: Backoff | None = None,
+    timeout: float = CONNECT_SECONDS,
 ) -> AsyncIterator[Connection]:
     """A connection to a database, open while the block runs.
 
     `module`: the module itself, its generated form, or a Schema; None: the server is asked. `token`: None makes a new
     identity. `confirmed` False: changes are shown before they are safe on disk. `reconnect`: None leaves a lost
-    connection lost. Raises ConnectError.
+    connection lost. `timeout`: seconds until the server must have greeted. Raises ConnectError.
     """
-    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light)
+    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light, timeout=timeout)
     schema = await fetch_schema(url, database, token=token) if module is None else schema_of(module)
     connection = Connection(address, schema, reconnect)
     await connection._open()
@@ -122,7 +123,7 @@ class Connection(AsyncFace):
         loop = asyncio.get_running_loop()
         self._opened = loop.create_future()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(address.timeout):
                 tls = address.tls()
                 await loop.create_connection(
                     lambda: _Wire(self),
@@ -137,7 +138,7 @@ class Connection(AsyncFace):
             if self._wire is not None:
                 self._ended(self._wire, error if isinstance(error, ClientError) else ConnectError(str(error)))
             if isinstance(error, TimeoutError):
-                raise ConnectError(f"no answer from {address} within {CONNECT_SECONDS:g} s") from None
+                raise ConnectError(f"no answer from {address} within {self.core.address.timeout:g} s") from None
             if isinstance(error, OSError):
                 raise ConnectError(f"no connection to {address}: {error}") from None
             if isinstance(error, ClientError):

@@ -26,13 +26,12 @@ from spacetimedb.module import Module
 from spacetimedb.module.query import Query
 from spacetimedb.types.special import Timestamp
 
-from .address import Address
+from .address import CONNECT_SECONDS, Address
 from .core import Pending, Subscription
 from .definition import schema_from_json
 from .errors import ClientError, ConnectError, Disconnected, SubscriptionError
 from .face import (
     CLOSE_SECONDS,
-    CONNECT_SECONDS,
     READ_BYTES,
     SILENCE_SECONDS,
     Backoff,
@@ -54,7 +53,7 @@ LOOK_SECONDS = 0.05
 
 def fetch_schema(url: str, database: str, *, token: str | None = None) -> Schema:
     """The schema that the server gives for a database; share it among connections. ConnectError."""
-    return schema_from_json(Address.parse(url, database, token=token).fetch_definition(CONNECT_SECONDS))
+    return schema_from_json(Address.parse(url, database, token=token).fetch_definition())
 
 
 @contextmanager
@@ -67,13 +66,14 @@ def connect(
     confirmed: bool | None = None,
     light: bool = False,
     reconnect: Backoff | None = None,
+    timeout: float = CONNECT_SECONDS,
     thread: bool = True,
 ) -> Iterator[Connection]:
     """A connection to a database, open while the block runs. In a notebook use `open_connection` and `close()`.
 
     `module`: the module itself, its generated form, or a Schema; None: the server is asked. `token`: None makes a new
     identity. `confirmed` False: changes are shown before they are safe on disk. `reconnect`: None leaves a lost
-    connection lost. Raises ConnectError.
+    connection lost. `timeout`: seconds until the server must have greeted. Raises ConnectError.
     """
     connection = open_connection(
         url,
@@ -83,6 +83,7 @@ def connect(
         confirmed=confirmed,
         light=light,
         reconnect=reconnect,
+        timeout=timeout,
         thread=thread,
     )
     try:
@@ -102,10 +103,11 @@ def open_connection(
     confirmed: bool | None = None,
     light: bool = False,
     reconnect: Backoff | None = None,
+    timeout: float = CONNECT_SECONDS,
     thread: bool = True,
 ) -> Connection:
     """As `connect`, without a block: call `close()` at the end."""
-    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light)
+    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light, timeout=timeout)
     schema = fetch_schema(url, database, token=token) if module is None else schema_of(module)
     connection = Connection(address, schema, reconnect)
     connection._open()
@@ -305,9 +307,9 @@ class Connection(Face):
     def _open(self) -> None:
         """Connects and waits for the greeting. ConnectError."""
         core, address = self.core, self.core.address
-        deadline = time.monotonic() + CONNECT_SECONDS
+        deadline = time.monotonic() + address.timeout
         try:
-            raw = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
+            raw = socket.create_connection((address.host, address.port), address.timeout)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = address.tls()
             self._socket = raw if tls is None else tls.wrap_socket(raw, server_hostname=address.host)
@@ -327,7 +329,7 @@ class Connection(Face):
         except BaseException as error:
             self._drop(error if isinstance(error, ClientError) else ConnectError(str(error)))
             if isinstance(error, TimeoutError):
-                raise ConnectError(f"no answer from {address} within {CONNECT_SECONDS:g} s") from None
+                raise ConnectError(f"no answer from {address} within {self.core.address.timeout:g} s") from None
             if isinstance(error, OSError):
                 raise ConnectError(f"no connection to {address}: {error}") from None
             if isinstance(error, ClientError):

@@ -22,8 +22,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-CONNECT_SECONDS = 10.0
-"""From the first packet to the server's greeting."""
 SILENCE_SECONDS = 60.0
 """A server sends something (a Ping at least) every 15 s; after so long a silence the connection counts as lost."""
 CLOSE_SECONDS = 1.0

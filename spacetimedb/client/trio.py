@@ -21,13 +21,12 @@ import trio
 
 from spacetimedb.module import Module
 
-from .address import Address
+from .address import CONNECT_SECONDS, Address
 from .core import Pending
 from .definition import schema_from_json
 from .errors import ClientError, ConnectError, Disconnected
 from .face import (
     CLOSE_SECONDS,
-    CONNECT_SECONDS,
     SILENCE_SECONDS,
     AsyncFace,
     Backoff,
@@ -42,7 +41,7 @@ __all__ = ["Connection", "connect", "fetch_schema"]
 async def fetch_schema(url: str, database: str, *, token: str | None = None) -> Schema:
     """The schema that the server gives for a database; share it among connections. ConnectError."""
     address = Address.parse(url, database, token=token)
-    return schema_from_json(await trio.to_thread.run_sync(address.fetch_definition, CONNECT_SECONDS))
+    return schema_from_json(await trio.to_thread.run_sync(address.fetch_definition))
 
 
 @asynccontextmanager
@@ -55,14 +54,15 @@ async def connect(
     confirmed: bool | None = None,
     light: bool = False,
     reconnect: Backoff | None = None,
+    timeout: float = CONNECT_SECONDS,
 ) -> AsyncIterator[Connection]:
     """A connection to a database, open while the block runs.
 
     `module`: the module itself, its generated form, or a Schema; None: the server is asked. `token`: None makes a new
     identity. `confirmed` False: changes are shown before they are safe on disk. `reconnect`: None leaves a lost
-    connection lost. Raises ConnectError.
+    connection lost. `timeout`: seconds until the server must have greeted. Raises ConnectError.
     """
-    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light)
+    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light, timeout=timeout)
     schema = await fetch_schema(url, database, token=token) if module is None else schema_of(module)
     connection = Connection(address, schema, reconnect)
     await connection._open()
@@ -119,7 +119,7 @@ class Connection(AsyncFace):
         """Connects and waits for the greeting. ConnectError."""
         core = self.core
         try:
-            with trio.fail_after(CONNECT_SECONDS):
+            with trio.fail_after(core.address.timeout):
                 self._link = link = await Link.open(core.address)
                 core.open()
                 await link.send_all(core.data_to_send())
@@ -132,7 +132,7 @@ class Connection(AsyncFace):
         except BaseException as error:
             self._drop(error if isinstance(error, ClientError) else ConnectError(str(error)))
             if isinstance(error, trio.TooSlowError):
-                raise ConnectError(f"no answer from {core.address} within {CONNECT_SECONDS:g} s") from None
+                raise ConnectError(f"no answer from {core.address} within {self.core.address.timeout:g} s") from None
             if isinstance(error, OSError):
                 raise ConnectError(f"no connection to {core.address}: {error}") from None
             if isinstance(error, ClientError):

@@ -59,15 +59,9 @@ def comparable(who: str, events: list[Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def database(server: ServerProcess) -> str:
-    server.publish(NPM / "module.py", "same-as-npm")
-    return "same-as-npm"
-
-
-@pytest.fixture(scope="module")
-def expected(server: ServerProcess, database: str) -> list[Any]:
+def expected(server: ServerProcess, npm_database: str) -> list[Any]:
     """What the official client saw."""
-    command = ["node", "sequence.mjs", server.ws_url, database, json.dumps(steps_for("npm"))]
+    command = ["node", "sequence.mjs", server.ws_url, npm_database, json.dumps(steps_for("npm"))]
     done = subprocess.run(command, cwd=NPM, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return comparable("npm", json.loads(done.stdout))
@@ -127,7 +121,7 @@ async def play(
 
 @pytest.mark.parametrize("face", FACES)
 def test_same_events_as_the_official_client(
-    server: ServerProcess, database: str, expected: list[Any], face: str
+    server: ServerProcess, npm_database: str, expected: list[Any], face: str
 ) -> None:
     events: list[Any] = []
 
@@ -139,6 +133,6 @@ def test_same_events_as_the_official_client(
                 await play(session, conn, events, handles, kind, name, what)
             assert isinstance(handles["bad"].error, SubscriptionError)
 
-    run(face, server.ws_url, database, scenario)
+    run(face, server.ws_url, npm_database, scenario)
     assert comparable(face, events) == expected
     assert len(expected) > len(STEPS)

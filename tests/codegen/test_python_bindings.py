@@ -164,9 +164,10 @@ def test_bindings_mean_what_the_module_means(bindings: ModuleType) -> None:
     assert codec(theirs_function.shape).encode(codec(theirs_function.shape).decode(kinds.encode(tuple(arguments)))[0])
 
 
-async def test_bindings_against_a_server(server: ServerProcess, bindings: Any, folder: Path) -> None:
-    server.publish(PROBE, "python-bindings")
-    async with connect(server.ws_url, "python-bindings", module=bindings) as conn:
+async def test_bindings_against_a_server(
+    server: ServerProcess, probe_database: str, bindings: Any, folder: Path
+) -> None:
+    async with connect(server.ws_url, probe_database, module=bindings) as conn:
         await conn.subscribe(bindings.Kinds, bindings.low_items)
         point = bindings.Point(x=1, y=2)
         shape = bindings.Circle(1.5)
@@ -180,7 +181,7 @@ async def test_bindings_against_a_server(server: ServerProcess, bindings: Any, f
         assert row.color is bindings.Color.green
         assert await conn.procedure(bindings.add, 2, 3) == 5
     # the running database gives the same bindings as its source
-    generate(folder / "other", "--database", "python-bindings", "--server", server.base_url)
+    generate(folder / "other", "--database", probe_database, "--server", server.base_url)
     described = (folder / "other" / "__init__.py").read_text()
     assert (
         described.partition("SCHEMA =")[0]
