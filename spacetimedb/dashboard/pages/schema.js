@@ -1,7 +1,7 @@
 // The schema as a drawing: tables with their keys, what leads from one to another, and who is called by what.
 //
-// There are no foreign keys in a schema. A column leads to a table if it has the name and type of its key or a unique
-// column of it (entity_id), or that is called id and the column is the table's name with _id (player_id).
+// There are no foreign keys in a schema. A column leads to a table if it has the name and type of its key or of a
+// unique column that counts itself up (entity_id), or that is called id and the column is the table's name with _id.
 
 import { empty, fill, h, svg } from '../dom.js';
 import { stringify } from '../json.js';
@@ -26,10 +26,10 @@ export function show(body, context) {
   return () => { observer.disconnect(); cancelAnimationFrame(waiting); };
 }
 
-/** [{from, at, to, toAt}]: columns that hold another table's key, or another unique column of it. */
+/** [{from, at, to, toAt}]: columns that hold another table's key, or another unique number of it. */
 export function references(boxes) {
   const targets = boxes.filter(box => !box.isView).flatMap(table => table.columns.map((column, at) => ({ table, column, at })))
-    .filter(({ table, at }) => at === table.key || table.unique.some(columns => columns.length === 1 && columns[0] === at));
+    .filter(({ table, at }) => at === table.key || (table.autoInc.includes(at) && table.unique.some(columns => columns.length === 1 && columns[0] === at)));
   const weight = ({ table, column, at }, name) =>
     4 * (name === `${table.name}_id`) + 2 * table.autoInc.includes(at) + (at === table.key && column.name !== 'id');
   const out = [];
