@@ -7,11 +7,8 @@ database; a running one goes on with its old program when anything fails. Reques
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 import uuid
 from collections import defaultdict, deque
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -28,6 +25,7 @@ from spacetimedb.schema.validation import validate
 from spacetimedb.types.algebraic import Product, decode_type
 from spacetimedb.workers.backups import Backups
 from spacetimedb.workers.control_error import ControlError
+from spacetimedb.workers.loading import Loaders
 from spacetimedb.workers.messages import DatabaseDown, Load, Loaded, Reply, Request
 from spacetimedb.workers.processes import DatabaseFailed, DatabaseProcesses
 from spacetimedb.workers.snapshots import SnapshotError
@@ -35,10 +33,6 @@ from spacetimedb.workers.snapshots import SnapshotError
 if TYPE_CHECKING:
     from spacetimedb.workers.supervisor import Supervisor
 
-LOAD_LIMIT_S: Final = 10.0
-"""A module must be loaded within this time."""
-MAX_LOADED_BYTES: Final = 64 << 20
-"""Longest answer of the process that loads a module."""
 MAX_LOADING: Final = 2
 """Modules that are loaded at the same time; others wait."""
 NOT_DURABLE: Final = "Database update failed: timeout waiting for transaction confirmation"
@@ -56,6 +50,7 @@ class ControlPlane:
         self._supervisor = supervisor
         self._locks: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
         self._loading = trio.CapacityLimiter(MAX_LOADING)
+        self.loaders = Loaders()
         self._backups = Backups(supervisor, self)
         self.broken: dict[bytes, str] = {}
         """Databases that could not be opened, with the reason."""
@@ -241,7 +236,7 @@ class ControlPlane:
         """The validated definition of a program, and the libraries beside Python's own that it imports. Raises
         ControlError with what its author needs to know."""
         async with self._loading:
-            answer = await self._answer_of_loader(program)
+            answer = await self.loaders.load(_pack(Load(program, self._supervisor.confinement)))
         try:
             result = msgspec.msgpack.decode(answer, type=Loaded)
             definition = None if result.problem is not None else _definition(result)
@@ -250,31 +245,6 @@ class ControlPlane:
         if definition is None:
             raise ControlError(500, str(result.problem))
         return definition, result.libraries
-
-    async def _answer_of_loader(self, program: bytes) -> bytes:
-        order = _pack(Load(program, self._supervisor.confinement))
-        answer = bytearray()
-        with trio.move_on_after(LOAD_LIMIT_S) as scope:
-            async with trio.open_nursery() as nursery:
-                process = await nursery.start(
-                    partial(
-                        trio.run_process,
-                        [sys.executable, "-m", "spacetimedb.workers.loader"],
-                        stdin=order,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.DEVNULL,
-                        check=False,
-                        deliver_cancel=_kill,
-                    )
-                )
-                async for piece in process.stdout:
-                    answer += piece
-                    if len(answer) > MAX_LOADED_BYTES:
-                        answer.clear()
-                        nursery.cancel_scope.cancel()
-        if scope.cancelled_caught:
-            raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
-        return bytes(answer)
 
     async def _running_definition(self, identity: bytes) -> ModuleDef:
         database = self._supervisor.databases.get(identity)
@@ -351,10 +321,6 @@ def _definition(loaded: Loaded) -> ModuleDef:
     definition = with_durability(validate(decode_raw(loaded.definition)), loaded.not_durable)
     migrations = [(table, decode_type(row_type)[0], name) for table, row_type, name in loaded.migrations]
     return with_row_migrations(definition, [(t, r, n) for t, r, n in migrations if isinstance(r, Product)])
-
-
-async def _kill(process: trio.Process) -> None:
-    process.kill()
 
 
 def migration_token(identity: bytes, old_hash: bytes, new_hash: bytes) -> bytes:

@@ -271,6 +271,7 @@ class Supervisor:
     async def _begin(self, reader_count: int) -> None:
         """Starts the readers, says that the server listens, and opens the databases meanwhile."""
         self._nursery.start_soon(self.heartbeats.run)
+        self._nursery.start_soon(self.control.loaders.run)
         self._nursery.start_soon(self._start_known_databases)
         attached = [trio.Event() for _ in range(reader_count)]
         for number, event in enumerate(attached):

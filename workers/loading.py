@@ -1,0 +1,106 @@
+"""Starts the processes that look at programs (`loader`), one ahead of time while somebody is publishing.
+
+Starting Python and importing this package is most of the work, so a publish within a minute of another one finds a
+process that has done it already.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Final
+
+import trio
+
+from spacetimedb.workers.control_error import ControlError
+
+LOAD_LIMIT_S: Final = 10.0
+"""Time a program has to be imported and described."""
+MAX_LOADED_BYTES: Final = 64 << 20
+"""Longest answer of a loading process."""
+SPARE_S: Final = 60.0
+"""How long after a publish a process is kept ready for the next."""
+
+
+class Loaders:
+    """Loading processes; each looks at one program. `run` keeps the spare one and must run all the time."""
+
+    def __init__(self) -> None:
+        self._spare: trio.Process | None = None
+        self._used = trio.Event()
+
+    async def run(self) -> None:
+        """Keeps a process ready for `SPARE_S` after a use. Cancelling it ends that process."""
+        try:
+            while True:
+                await self._used.wait()
+                self._used = trio.Event()
+                if self._spare is None:
+                    self._spare = await _start()
+                with trio.move_on_after(SPARE_S) as idle:
+                    await self._used.wait()
+                if idle.cancelled_caught:
+                    await self._end_spare()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end_spare()
+
+    async def load(self, order: bytes) -> bytes:
+        """The answer of a process to an order (`messages.Load`, packed); what a module makes of the process is in it.
+
+        Raises ControlError if there is none in time. Cancelling it kills the process.
+        """
+        process, self._spare = self._spare, None
+        if process is None or process.poll() is not None:
+            process = await _start()
+        answer = bytearray()
+        try:
+            with trio.move_on_after(LOAD_LIMIT_S) as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_feed, process, order)
+                    assert process.stdout is not None
+                    async for piece in process.stdout:
+                        answer += piece
+                        if len(answer) > MAX_LOADED_BYTES:
+                            answer.clear()
+                            break
+                    nursery.cancel_scope.cancel()
+        finally:
+            await _end(process)
+            self._used.set()
+        if scope.cancelled_caught:
+            raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
+        return bytes(answer)
+
+    async def _end_spare(self) -> None:
+        process, self._spare = self._spare, None
+        if process is not None:
+            await _end(process)
+
+
+async def _start() -> trio.Process:
+    return await trio.lowlevel.open_process(
+        [sys.executable, "-m", "spacetimedb.workers.loader"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+async def _feed(process: trio.Process, order: bytes) -> None:
+    assert process.stdin is not None
+    try:
+        await process.stdin.send_all(order)
+        await process.stdin.aclose()
+    except trio.BrokenResourceError:
+        pass  # it has ended: there will be no answer
+
+
+async def _end(process: trio.Process) -> None:
+    """At once: what it had to say has been said."""
+    with trio.CancelScope(shield=True):
+        process.kill()
+        await process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                await stream.aclose()
