@@ -180,6 +180,8 @@ async def test_bindings_against_a_server(
         assert row.place == point
         assert row.color is bindings.Color.green
         assert await conn.procedure(bindings.add, 2, 3) == 5
+        assert await conn.procedures.add(a=4, b=5) == 9
+        await conn.reducers.noop()
     # the running database gives the same bindings as its source
     generate(folder / "other", "--database", probe_database, "--server", server.base_url)
     described = (folder / "other" / "__init__.py").read_text()
