@@ -189,7 +189,7 @@ def test_a_module_may_be_a_package(stranger: Stranger) -> None:
     (package / "tables.py").write_text("from spacetimedb import Module\nm = Module()\nnonsense\n")
     broken = stranger.run("publish", "-p", "game", "my-game")
     assert broken.returncode == 1
-    assert 'File "tables.py", line 3' in broken.stderr
+    assert 'File "game/tables.py", line 3' in broken.stderr
     assert "nonsense" in broken.stderr
     assert stranger.must("sql", "my-game", "SELECT * FROM score").splitlines()[2].split() == ["7", "|", "100"]
 
