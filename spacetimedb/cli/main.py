@@ -11,8 +11,10 @@ from .account import login, logout, server
 from .api import version
 from .backup import backup, restore
 from .config import Paths
+from .dev import dev
 from .durability import commit_log, snapshot
 from .generate import generate
+from .init import init
 from .logs import logs
 from .manage import delete, describe, list_databases, lock, rename, unlock
 from .options import Settings
@@ -44,6 +46,8 @@ def version_command() -> None:
 
 version_command.name = "version"
 for command in (
+    init,
+    dev,
     start,
     publish,
     call,

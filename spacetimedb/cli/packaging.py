@@ -19,13 +19,14 @@ import click
 MAXIMUM_PACKAGE_FILES = 10_000
 EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = {"__pycache__", "node_modules", "build", "dist", "venv"}
+_IS_A_TEST = re.compile(r"^test_|_test\.py$|^conftest\.py$")
 _MAKES_A_MODULE = re.compile(rb"^\s*(from\s+spacetimedb\b|import\s+spacetimedb\b)", re.MULTILINE)
 
 
 def find_module(path: Path) -> Path:
     """The file or package directory that `--module-path` means; ClickException with advice when there is none.
 
-    A directory without `__init__.py` stands for the one Python file in it that imports `spacetimedb`.
+    A directory without `__init__.py` stands for the one Python file in it that imports `spacetimedb` and is no test.
     """
     if path.is_file():
         return path
@@ -33,7 +34,8 @@ def find_module(path: Path) -> Path:
         raise click.ClickException(f"no such file or directory: {path}. Name your module with --module-path FILE.py")
     if (path / "__init__.py").is_file():
         return path
-    found = [file for file in sorted(path.glob("*.py")) if _MAKES_A_MODULE.search(file.read_bytes())]
+    sources = [file for file in sorted(path.glob("*.py")) if not _IS_A_TEST.search(file.name)]
+    found = [file for file in sources if _MAKES_A_MODULE.search(file.read_bytes())]
     if len(found) == 1:
         return found[0]
     where = "this directory" if path.resolve() == Path.cwd() else str(path)
@@ -59,11 +61,18 @@ def program_bytes(path: Path) -> bytes:
 def zip_package(folder: Path) -> bytes:
     """Deterministic zip of a package directory."""
     root = folder.resolve().parent
-    folder = folder.resolve()
-    files = [file for file in folder.rglob("*") if file.is_file() and _belongs(file.relative_to(folder))]
+    files = program_files(folder)
     if len(files) > MAXIMUM_PACKAGE_FILES:
         raise click.ClickException(f"{folder} holds {len(files)} files; a module may have {MAXIMUM_PACKAGE_FILES}")
     return _zip(sorted((file.relative_to(root).as_posix(), file.read_bytes()) for file in files))
+
+
+def program_files(path: Path) -> list[Path]:
+    """The files that are uploaded for a file or a package directory."""
+    if path.is_file():
+        return [path]
+    folder = path.resolve()
+    return [file for file in folder.rglob("*") if file.is_file() and _belongs(file.relative_to(folder))]
 
 
 def _zip(files: list[tuple[str, bytes]]) -> bytes:

@@ -86,6 +86,13 @@ def publish(
     finish(target.request("PUT", path, query=query, body=program), target, source, name)
 
 
+def agree_to_change(
+    target: Server, path: str, program: bytes, name: str, source: Path, yes: frozenset[str]
+) -> dict[str, str | None]:
+    """Shows what an update would do and asks whatever must be asked; returns the query to publish with."""
+    return _checked(target, path, program, name, source, "on-conflict", False, yes)
+
+
 def _checked(
     target: Server,
     path: str,
