@@ -10,11 +10,13 @@ import click
 from .account import login, logout, server
 from .api import version
 from .backup import backup, restore
+from .bench import bench
 from .config import Paths
 from .dev import dev
 from .durability import commit_log, snapshot
 from .generate import generate
 from .init import init
+from .loadtest import loadtest
 from .logs import logs
 from .manage import delete, describe, list_databases, lock, rename, unlock
 from .options import Settings
@@ -71,6 +73,8 @@ for command in (
     server,
     lock,
     unlock,
+    loadtest,
+    bench,
 ):
     main.add_command(command)
 

@@ -130,7 +130,8 @@ class _Resync:
 class Core:
     """One client. `state` is `open` between the server's greeting and the end of the connection.
 
-    `rows_received` and `bytes_received` count since the beginning.
+    `rows_received` and `bytes_received` count since the beginning. `observer(changes, timestamp)` is told of every
+    transaction before it is applied; `timestamp` (microseconds) is that of the reducer for calls of this connection.
     """
 
     __slots__ = (
@@ -149,6 +150,7 @@ class Core:
         "connection_id",
         "db",
         "identity",
+        "observer",
         "rows_received",
         "schema",
         "state",
@@ -165,6 +167,7 @@ class Core:
         self.token = address.token
         self.bytes_received = 0
         self.rows_received = 0
+        self.observer: Callable[[updates.Changes, int | None], object] | None = None
         self._socket: ClientSocket | None = None
         self._several = False  # v3: one frame may hold several messages
         self._closing = False
@@ -418,11 +421,15 @@ class Core:
         self._tell(RECONNECTED, happened)
 
     def _update(self, message: updates.Update) -> None:
+        if self.observer is not None:
+            self.observer(message.changes, None)
         self._tell(TRANSACTION, self._apply(message.changes))
 
     def _reducer_answer(self, message: updates.ReducerAnswer) -> None:
         pending = self._calls.get(message.request_id)
         if message.changes:
+            if self.observer is not None:
+                self.observer(message.changes, message.timestamp)
             happened = self._apply(message.changes)
             if happened:
                 event: Event = TRANSACTION
