@@ -19,6 +19,7 @@ from spacetimedb.log.segments import LogDamaged
 from spacetimedb.log.snapshot import snapshot_directory
 from spacetimedb.module import Module
 from spacetimedb.module.errors import BudgetExceeded, ModuleError, ReducerError
+from spacetimedb.module.mounting import descendants
 from spacetimedb.schema.definition import ModuleDef, TableDef, with_durability, with_row_migrations
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
@@ -73,6 +74,7 @@ def create_from(
         if not isinstance(error, ReducerError):
             text = f"{text} (`init`: {described_error(error)})"
         raise InstallError(text) from None
+    _warn_of_routes(database, module)
     database.log.system("Database initialized")
     database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
 
@@ -215,7 +217,15 @@ def update_from(
         for reader, connection in list(database.clients):
             database.disconnect(reader, connection)
         database.out.append(mail.CLOSE_CLIENTS_RECORD)
+    _warn_of_routes(database, module)
     say("Database updated")
+
+
+def _warn_of_routes(database: Database, module: Module) -> None:
+    for namespace, mounted in descendants(module):
+        if mounted.routes:
+            paths = ", ".join(sorted({f"`{route.path}`" for route in mounted.routes}))
+            database.log.system(f"HTTP routes of the mounted module `{namespace}` are not served: {paths}", "Warn")
 
 
 def _replace_program(database: Database, program: bytes, program_hash: bytes) -> None:

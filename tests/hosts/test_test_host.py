@@ -19,6 +19,7 @@ from spacetimedb.module import (
     Schedule,
     TimeDuration,
     UniqueViolation,
+    Uuid,
     ViewContext,
     after,
     auto_inc,
@@ -369,3 +370,31 @@ def test_every_call_has_a_later_timestamp(host: TestHost) -> None:
         host.call(ALICE, plan, 10.0, "x")
     due = [int(j.scheduled_at.value) for j in sorted(host.db[Job].iter(), key=lambda j: j.scheduled_id)]
     assert due == sorted(set(due))
+
+
+def test_every_call_has_its_own_chance() -> None:
+    module = Module()
+
+    @module.table()
+    class Drawn(Row):
+        id: Pk[u32] = auto_inc()
+        number: u64
+        four: Uuid
+        seven: Uuid
+
+    @module.reducer
+    def draw(ctx: ReducerContext) -> None:
+        ctx.db[Drawn].insert(Drawn(number=ctx.rng.getrandbits(64), four=ctx.uuid4(), seven=ctx.uuid7()))
+
+    @module.every(seconds=1)
+    def draw_often(ctx: ReducerContext) -> None:
+        draw(ctx)
+
+    host = TestHost(module)
+    for _ in range(20):
+        host.call(ALICE, draw)
+    host.advance(20)
+    rows = sorted(host.db[Drawn].iter(), key=lambda row: row.id)
+    assert len(rows) == 40
+    for values in ([row.number for row in rows], [row.four for row in rows], [row.seven for row in rows]):
+        assert len(set(values)) == 40

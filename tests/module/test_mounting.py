@@ -11,12 +11,15 @@ from server_process import RequestFailed, ServerProcess
 
 from spacetimedb import (
     AnonymousViewContext,
+    HttpContext,
     Module,
     ModuleError,
     Pk,
     ProcedureContext,
     Query,
     ReducerContext,
+    Request,
+    Response,
     Row,
     Schedule,
     TestHost,
@@ -26,6 +29,7 @@ from spacetimedb import (
     u32,
 )
 from spacetimedb.client.trio import connect
+from spacetimedb.hosts.installation import InstallError
 
 LOG = """
 from spacetimedb import *
@@ -139,6 +143,70 @@ def test_mistakes_are_told() -> None:
     text = str(caught.value)
     for part in ("reserved", "my-lib", "mounted twice", "row filters can only", "init, client_connected"):
         assert part in text
+
+
+def test_a_migration_function_of_a_mounted_module() -> None:
+    def whole(inner: Module) -> Module:
+        root = Module()
+        root.mount("lib", inner)
+        return root
+
+    class OldUser(Row):
+        id: Pk[u32] = auto_inc()
+        full_name: str
+
+    class User(Row):
+        first: str
+        id: Pk[u32] = auto_inc()
+
+    old, new = Module(), Module()
+    old.table(name="user")(OldUser)
+    new.table()(User)
+
+    @old.reducer
+    def add(ctx: ReducerContext, full_name: str) -> None:
+        ctx.db[OldUser].insert(OldUser(full_name=full_name))
+
+    @new.reducer
+    def join(ctx: ReducerContext, first: str) -> None:
+        ctx.db[User].insert(User(first=first))
+
+    @new.migration("user", OldUser)
+    def first_names(ctx: ReducerContext, row: OldUser) -> None:
+        ctx.db[User].insert(User(id=row.id, first=row.full_name.split()[0]))
+
+    host, alice = TestHost(whole(old)), TestHost.identity("alice")
+    for name in ("Ann Lee", ""):
+        host.call(alice, add, name)
+    with pytest.raises(InstallError, match=r"first_names failed for OldUser.* of table `lib.user`: IndexError"):
+        host.publish(whole(new), break_clients=True)
+    host.call(alice, add, "Bob Ray")
+    host._database.tables[OldUser].handle.id.delete(2)
+    host._database.store.commit()
+    host.publish(whole(new), break_clients=True)
+    host.call(alice, join, "Cid")
+    assert sorted((row.first, row.id) for row in host.db[User].iter())[:2] == [("Ann", 1), ("Bob", 3)]
+    assert "lib.user" in host._database.table_ids
+    host.restart(crash=True)
+    assert sorted(row.first for row in host.db[User].iter()) == ["Ann", "Bob", "Cid"]
+
+
+def test_routes_of_a_mounted_module_are_not_served_and_the_log_says_so() -> None:
+    inner, root = Module(), Module()
+
+    @inner.http.get("/health")
+    @inner.http.any("/")
+    def health(ctx: HttpContext, request: Request) -> Response:
+        return Response("well")
+
+    root.mount("lib", inner)
+    host = TestHost(root)
+    with pytest.raises(LookupError, match="no handler"):
+        host.request("GET", "/health")
+    warning = ("Warn", "HTTP routes of the mounted module `lib` are not served: `/`, `/health`")
+    assert [(line["level"], line["message"]) for line in host.log].count(warning) == 1
+    host.publish(root)
+    assert [(line["level"], line["message"]) for line in host.log].count(warning) == 2
 
 
 def test_on_a_server(server: ServerProcess) -> None:
