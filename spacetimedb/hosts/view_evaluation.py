@@ -9,7 +9,7 @@ Limits: MAX_PLANS compiled queries are kept; a view's result has at most as many
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -111,7 +111,11 @@ class Evaluator:
         self._log = log
         self._reads: set[Read] = set()
         stored = {key: table for key, table in tables.items() if not table.definition.is_event}
-        self._db = cast(Db, store.read_only_db(stored, self._reads.add))
+        handles: dict[object, Any] = store.read_only_db(stored, self._reads.add)
+        self._db = cast(Db, handles)
+        self._scans: set[tuple[str | None, str]] = set()
+        for key, table in stored.items():
+            self._tell_of_scans(handles[key], table.name)
         self._definition = definition
         self._table_ids = table_ids
         self._catalog: SchemaCatalog | None = None
@@ -143,6 +147,20 @@ class Evaluator:
             raise ViewFailed(view.name, error) from error
         finally:
             log.function = outer
+
+    def _tell_of_scans(self, handle: Any, table: str) -> None:
+        """The author hears once of each table that a view goes through with `iter`."""
+        scan: Callable[[], Iterator[Any]] = handle.iter
+
+        def told() -> Iterator[Any]:
+            scanned = self._log.function, table
+            if scanned not in self._scans:
+                self._scans.add(scanned)
+                text = f"reads all rows of `{table}`: it runs again whenever one changes (look-ups by a key do not)"
+                self._log.system(text, "Debug", self._log.function or table)
+            return scan()
+
+        handle.iter = told
 
     def reads_so_far(self) -> frozenset[Read]:
         """What the last run has read, also if it failed."""

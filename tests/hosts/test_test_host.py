@@ -398,3 +398,11 @@ def test_every_call_has_its_own_chance() -> None:
     assert len(rows) == 40
     for values in ([row.number for row in rows], [row.four for row in rows], [row.seven for row in rows]):
         assert len(set(values)) == 40
+
+
+def test_an_author_hears_once_of_a_view_that_reads_a_whole_table(host: TestHost) -> None:
+    for who in (ALICE, BOB):
+        host.view(mine, who)
+        host.view(named)
+    told = [(line["level"], line["function"]) for line in host.log if "reads all rows of `player`" in line["message"]]
+    assert told == [("Debug", "mine")]
