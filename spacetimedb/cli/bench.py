@@ -1,4 +1,4 @@
-"""`spacetime bench`: the project's own benchmarks, which are part of a source checkout, and comparison with earlier ones."""
+"""`spacetime bench`: the project's own benchmarks, in a source checkout, and comparison with earlier ones."""
 
 from __future__ import annotations
 

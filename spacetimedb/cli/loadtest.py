@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots.")
 @pass_settings
-def loadtest(settings: Settings, scenario: Path | None, auto: str | None, server: str | None, **given: Any) -> None:
+def loadtest(settings: Settings, /, scenario: Path | None, auto: str | None, server: str | None, **given: Any) -> None:
     """Connects bots that play SCENARIO, a Python file, and says what they saw.
 
     Exit status 1 if a --require does not hold, or the scenario itself has raised.
@@ -187,8 +187,9 @@ def _print_summary(run: dict[str, Any]) -> None:
     totals, bots = run["totals"], run["bots"]
     console.print(
         f"{run['scenario']}: {bots['most']:,} bots, {run['seconds']:.0f} s; {totals['answered']:,} calls "
-        f"({totals['calls_per_s']:,.0f}/s), {totals['failed']:,} failed, {totals['lost']:,} lost; {totals['rows']:,} rows "
-        f"({totals['rows_per_s']:,.0f}/s); {bots['memory_kb_per_bot']} KB and {bots['cpu_s']} CPU s of the bots"
+        f"({totals['calls_per_s']:,.0f}/s), {totals['failed']:,} failed, {totals['lost']:,} lost; "
+        f"{totals['rows']:,} rows ({totals['rows_per_s']:,.0f}/s); "
+        f"{bots['memory_kb_per_bot']} KB per bot, {bots['cpu_s']} CPU s of the bots in all"
     )
     for title, key in (("call", "calls"), ("task", "tasks"), ("update age", "ages")):
         if run[key]:

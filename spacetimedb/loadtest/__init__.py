@@ -11,7 +11,7 @@
 
 `spacetime loadtest FILE` runs it. Rooms inside: `scenario` and `auto` (what bots do), `bot` and `crowd` (one bot, the
 bots of one process), `worker` (that process), `figures` (histograms and their exchange), `run` (the conductor),
-`stages`, `search` and `conditions` (how many bots when; what must hold), `server_figures`, `report` (JSON's shape, HTML).
+`stages` and `conditions` (how many bots when; what must hold), `server_figures`, `report` (JSON, HTML).
 """
 
 from .bot import Bot

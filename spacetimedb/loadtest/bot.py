@@ -2,7 +2,7 @@
 
 Latency of a call counts from the call, or, for the first call of a task in an open loop, from the moment at which the
 task was due. Update age is the time from the start of the reducer, on the server's clock, to the arrival of the row
-here: from the row's own time column, or for the bot's own calls from the answer. Both clocks must be the same or in step.
+here: from the row's own time column, or for the bot's own calls from the answer. Both clocks must be in step.
 """
 
 from __future__ import annotations

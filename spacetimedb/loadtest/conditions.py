@@ -3,8 +3,8 @@
     call.p99 < 50ms      call.steer.p99 < 50ms      task.walk.mean < 1s      age.p99 < 100ms      age.circle.max < 2s
     failed < 1%          failed == 0                lost == 0                calls.rate >= 1000   rows.rate > 60000
 
-`call`, `task`, `age` have p50, p90, p95, p99, p999, mean, max, alone or of one reducer, task or table. A figure that the run
-does not have (no call of that name) makes the condition fail.
+`call`, `task`, `age` have p50, p90, p95, p99, p999, mean, max, alone or of one reducer, task or table. A figure that
+the run does not have (no call of that name) makes the condition fail.
 """
 
 from __future__ import annotations

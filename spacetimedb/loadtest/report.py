@@ -3,7 +3,8 @@
 JSON: {"version": 1, "scenario", "database", "server", "begun", "seconds", "options", "machine", "totals": {"sent",
 "answered", "failed", "lost", "rows", "calls_per_s", "rows_per_s"}, "calls" | "tasks" | "ages": {name: {"count", "mean",
 "p50", "p90", "p95", "p99", "p999", "max"}}, "all_calls", "all_ages": the same over all names, "errors": {text: count},
-"bots": {"cpu_s", "memory_mb", "memory_kb_per_bot"}, "required": {text: {"value", "holds"}}, "found", "series": [points]}.
+"bots": {"cpu_s", "memory_mb", "memory_kb_per_bot"}, "required": {text: {"value", "holds"}}, "found",
+"series": [points]}.
 Times in milliseconds. A point: {"t", "clients", "target_clients", "calls_per_s", "rows_per_s", "failed", "lost",
 "latency_ms", "task_ms", "age_ms", "server": {"cpu_percent", "memory_mb", ...}, "bots_cpu_percent", "bots_memory_mb"}.
 """
@@ -87,8 +88,8 @@ def html_report(run: Report) -> str:
     """One page with plots, light and dark, with nothing to load."""
     parts = [
         f"<h1>{_text(run['scenario'])}</h1>",
-        f"<p class=soft>{_text(run['database'])} on {_text(run['server'])}, {_text(run['begun'])}, {run['seconds']:.0f} s, "
-        f"up to {run['bots']['most']:,} bots</p>",
+        f"<p class=soft>{_text(run['database'])} on {_text(run['server'])}, {_text(run['begun'])}, "
+        f"{run['seconds']:.0f} s, up to {run['bots']['most']:,} bots</p>",
         _table("Totals", ["", *run["totals"]], [["", *run["totals"].values()]]),
     ]
     if run["required"]:
@@ -197,11 +198,13 @@ _STYLE = """
 --c0:#3f5bd9;--c1:#0f8a7e;--c2:#c2413a}
 @media(prefers-color-scheme:dark){:root{--ground:#111318;--surface:#181b21;--line:#2a2f38;--text:#e6e8ec;--soft:#a3abb8;
 --c0:#8ea2ff;--c1:#4fd0c0;--c2:#ff8f86}}
-body{margin:0;background:var(--ground);color:var(--text);font:14px/1.5 system-ui,sans-serif;font-variant-numeric:tabular-nums}
+body{margin:0;background:var(--ground);color:var(--text);font:14px/1.5 system-ui,sans-serif;
+font-variant-numeric:tabular-nums}
 main{max-width:1180px;margin:0 auto;padding:24px}h1{font-size:22px;margin:0}h2{font-size:15px;margin:24px 0 8px}
 .soft,small{color:var(--soft)}.scroll{overflow-x:auto}
 table{border-collapse:collapse;background:var(--surface);border:1px solid var(--line)}
-th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}
+th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:16px;margin-top:24px}
 figure{margin:0;padding:12px;background:var(--surface);border:1px solid var(--line);border-radius:6px}
 figcaption{font-weight:600}figcaption span{margin-left:10px;font-weight:400}svg{width:100%;display:block}

@@ -1,7 +1,7 @@
 """The conductor: starts workers, tells them every second how many bots there shall be, adds up what they saw.
 
-A run is a list of points, one about every second, and totals. `Conductor.step` makes one point; what is wanted when is the
-caller's affair: `play` follows stages, `search` looks for the number of bots that a condition allows.
+A run is a list of points, one about every second, and totals. `Conductor.step` makes one point; what is wanted when is
+the caller's affair: `play` follows stages, `search` looks for the number of bots that a condition allows.
 """
 
 from __future__ import annotations

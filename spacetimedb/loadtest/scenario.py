@@ -1,8 +1,8 @@
 """Scenarios: Python files whose public async functions of one parameter are what bots do.
 
-`start(bot)` runs once when a bot has connected, every other public function is a task. A bot picks a task by weight, runs
-it, thinks, and picks again. Module-level names: DATABASE (default of --database), MODULE (the module whose classes and
-functions are used, imported), THINK (seconds, or a pair: from, to).
+`start(bot)` runs once when a bot has connected, every other public function is a task. A bot picks a task by weight,
+runs it, thinks, and picks again. Module-level names: DATABASE (default of --database), MODULE (the module whose
+classes and functions are used, imported), THINK (seconds, or a pair: from, to).
 """
 
 from __future__ import annotations

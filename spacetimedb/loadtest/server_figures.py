@@ -28,8 +28,8 @@ class ServerFigures:
         self._dashboard = True
 
     def read(self, now: float) -> dict[str, float]:
-        """`cpu_percent` (of one core), `memory_mb`, `queue_bytes`, `fan_out_lag_bytes`, `clients`, as far as known. `now`
-        in seconds, for rates."""
+        """`cpu_percent` (of one core), `memory_mb`, `queue_bytes`, `fan_out_lag_bytes`, `clients`, as far as known.
+        `now` in seconds, for rates."""
         text = self._request("GET", "/v1/metrics", None)
         if text is None:
             return {}
