@@ -57,6 +57,7 @@ class Crowd:
         self._due: deque[float] = deque()
         self._idle: deque[trio.lowlevel.Task] = deque()
         self._ending = False
+        self._resting: set[trio.CancelScope] = set()
         self._gate = trio.Semaphore(AT_ONCE)
         self._next_connect = 0.0
         self._weights = [task.weight for task in scenario.tasks]
@@ -86,6 +87,8 @@ class Crowd:
     def end(self) -> None:
         """No new tasks; what is under way may finish."""
         self._ending = True
+        for scope in list(self._resting):
+            scope.cancel()
 
     # -- one bot
 
@@ -145,7 +148,9 @@ class Crowd:
         if self.settings.is_open:
             while not self._ending and bot.connection.is_active:
                 due = await self._take_due()
-                if due is not None:
+                if due is not None and not bot.connection.is_active:
+                    self._due.appendleft(due)  # for another bot
+                elif due is not None:
                     await self._one(bot, self._choose(bot), due)
         else:
             first = self._choose(bot)
@@ -160,10 +165,13 @@ class Crowd:
             raise Disconnected("the connection was lost")
 
     async def _until_end(self, bot: Bot) -> None:
-        while not self._ending:
-            if not bot.connection.is_active:
-                raise Disconnected("the connection was lost")
-            await trio.sleep(0.25)
+        """For bots without tasks. Raises Disconnected if the connection is lost."""
+        with trio.CancelScope() as scope:
+            self._resting.add(scope)
+            try:
+                await bot.connection.wait_closed()
+            finally:
+                self._resting.discard(scope)
 
     def _pause(self, task: Task) -> Think:
         if self.settings.think is not None:
