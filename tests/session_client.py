@@ -140,7 +140,9 @@ class SessionClient:
             self._socket.close()
 
     def drop(self) -> None:
-        """Reset the TCP connection."""
+        """Reset the TCP connection, if there is one."""
+        if self._socket.fileno() < 0:
+            return
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 

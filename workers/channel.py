@@ -20,6 +20,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 import trio
 
+from spacetimedb.workers.descriptors import wait_for
+
 MAX_MESSAGE_BYTES: Final = 256 << 20
 MAX_DESCRIPTORS: Final = 64
 _HEAD: Final = Layout("<IB3x")
@@ -87,7 +89,7 @@ class Channel:
                 fds = ()
                 data = data[sent:]
             else:
-                select.select([], [self.socket], [])
+                wait_for(self.socket, select.POLLOUT)
 
     async def send_async(self, message: msgspec.Struct, *fds: int) -> None:
         """Sends; other tasks may send at the same time. Cancelled in the middle, the channel is unusable."""
@@ -155,7 +157,7 @@ class Channel:
             if self._closed:
                 return None
             if not self._fill():
-                select.select([self.socket], [], [])
+                wait_for(self.socket, select.POLLIN)
 
     async def receive_async(self) -> tuple[Any, list[int]] | None:
         """The next message; None when the peer is gone. Safe to cancel."""

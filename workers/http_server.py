@@ -97,8 +97,10 @@ async def _serve(reader: Reader, stream: trio.SocketStream) -> None:
         connection.start_next_cycle()
 
 
-def _peer(stream: trio.SocketStream) -> str | None:
+def _peer(stream: trio.abc.Stream) -> str | None:
     """IP address of the client; None if it is gone or has none."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
     try:
         return str(stream.socket.getpeername()[0])
     except (OSError, IndexError):

@@ -25,6 +25,7 @@ import msgspec
 
 from spacetimedb.module.errors import HttpError
 from spacetimedb.module.http import HttpResponse
+from spacetimedb.workers.descriptors import wait_for
 
 IDLE_S: Final = 60.0
 MAX_REQUESTS: Final = 64
@@ -75,7 +76,7 @@ def _write(fd: int, data: bytes) -> None:
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
-            select.select([], [fd], [])
+            wait_for(fd, select.POLLOUT)
 
 
 class _Frames:
@@ -204,7 +205,7 @@ def _serve(fd: int) -> None:
             room.release()
 
     while True:
-        ready, _, _ = select.select([fd], [], [], IDLE_S)
+        ready = wait_for(fd, select.POLLIN, IDLE_S)
         if not ready:
             if not under_way and frames.is_between:
                 return

@@ -32,6 +32,7 @@ from spacetimedb.workers.backend import ControlRefused, ReaderBackend
 from spacetimedb.workers.channel import Channel, ChannelClosed
 from spacetimedb.workers.client import Lane
 from spacetimedb.workers.database_link import DatabaseLink
+from spacetimedb.workers.descriptors import raise_descriptor_limit
 from spacetimedb.workers.fetch import fetch_url
 from spacetimedb.workers.http_server import serve_connection
 from spacetimedb.workers.messages import (
@@ -272,15 +273,6 @@ async def _or_die(task: Callable[[], Awaitable[None]]) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
-
-
-def raise_descriptor_limit() -> None:
-    """Every client is a descriptor: as many as the system lets us have."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (ValueError, OSError):
-        pass
 
 
 def main() -> None:

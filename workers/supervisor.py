@@ -27,6 +27,7 @@ from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.child import Child, start_child
 from spacetimedb.workers.control_plane import ControlPlane
+from spacetimedb.workers.descriptors import raise_descriptor_limit
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.listening import listening_socket
 from spacetimedb.workers.messages import (
@@ -340,6 +341,8 @@ async def _data_directory(options: ServerOptions) -> AsyncIterator[Path]:
 
 def serve(options: ServerOptions) -> int:
     """Runs a server until it is told to stop. Returns the exit status; problems are printed."""
+
+    raise_descriptor_limit()
 
     async def main() -> None:
         async with _data_directory(options) as directory:

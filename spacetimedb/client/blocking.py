@@ -12,7 +12,7 @@ methods, not those that wait. With `thread=False` there is no thread: rows chang
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import threading
 import time
@@ -350,7 +350,9 @@ class Connection(Face):
     def _readable(opened: socket.socket, seconds: float) -> bool:
         if hasattr(opened, "pending") and opened.pending():
             return True
-        return bool(select.select([opened], [], [], seconds)[0])
+        with selectors.DefaultSelector() as selector:  # `select.select` takes no descriptor above 1023
+            selector.register(opened, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
     def _pump_or_return(self, seconds: float | None) -> None:
         """Takes one read, or comes back after so many seconds without one; sees to the end of the connection."""

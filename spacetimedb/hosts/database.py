@@ -186,6 +186,7 @@ class Database:
         """The functions of a module, over tables that are in the store. Forgets all schedules: see `add_schedule`."""
         self.module, self.definition, self.raw_definition = module, definition, raw_definition
         self.table_ids, self.program_hash = table_ids, program_hash
+        self.figures.look_again()
         self.reducers, self.by_name = reducers, {r.name: r for r in reducers}
         self.generation = (self.generation + 1) % mail.GENERATIONS
         self._signatures[self.generation] = [(r.name, r.params) for r in definition.all_reducers]

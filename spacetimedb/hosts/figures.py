@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import Final
 
 from spacetimedb.memory.figures import COUNTER, GAUGE, HISTOGRAM, Board, Counter, Family, Histogram
+from spacetimedb.schema.system_tables import FIRST_USER_ID, ST_CLIENT_ID
 from spacetimedb.store.commit_record import TableDelta
 from spacetimedb.store.store import Store
 
@@ -95,6 +96,7 @@ class DatabaseFigures:
         self._changed: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
         """Rows inserted and deleted since the last refresh, by table."""
         self._tables: dict[int, tuple[str, Counter, Counter, Counter, Counter]] = {}
+        self._is_shown = False
 
     def reducer(self, name: str) -> Histogram:
         """Where the durations of a reducer's committed calls go, in microseconds."""
@@ -120,14 +122,18 @@ class DatabaseFigures:
             counts[0] += len(delta.inserts)
             counts[1] += len(delta.deletes)
 
+    def look_again(self) -> None:
+        """There are other tables now."""
+        self._is_shown = False
+
     @property
     def is_current(self) -> bool:
         """Whether the tables' figures on the board are those of now."""
-        return not self._changed and len(self._tables) == len(self._store.tables)
+        return self._is_shown and not self._changed
 
     def refresh(self) -> None:
-        """Brings the tables' figures to the board. O(tables)."""
-        tables = self._store.tables
+        """Brings the figures of the module's tables, and of `st_client`, to the board. O(tables)."""
+        tables = {n: table for n, table in self._store.tables.items() if n >= FIRST_USER_ID or n == ST_CLIENT_ID}
         for table_id in self._tables.keys() - tables.keys():
             _name, rows, size, _inserted, _deleted = self._tables.pop(table_id)
             rows.set(0)
@@ -154,3 +160,4 @@ class DatabaseFigures:
             rows.set(table.row_count)
             size.set(table.estimated_bytes(SAMPLE_ROWS))
         self._changed.clear()
+        self._is_shown = True
