@@ -53,6 +53,18 @@ class Violation(AssertionError):
     """Something was lost, doubled, out of order, or half done."""
 
 
+class Lines:
+    """Whole lines of what arrives in pieces."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def split(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return lines
+
+
 class Client:
     """What one client asked for and saw, over all its connections. Its n-th append has the value `number << 40 | n`."""
 
@@ -146,20 +158,25 @@ class Soak:
         command = ["node", str(CLIENTS), self.server.ws_url, DATABASE, *map(str, numbers)]
         process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout is not None
+        told = Lines()
         try:
-            rest = b""
             async for data in process.stdout:
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    kind, number, *words = line.decode().split(" ")
-                    if number == "-":
-                        raise Violation(" ".join(words))
-                    self.clients[int(number)].take(kind, words)
+                self._take(told.split(data))
             raise Violation("the clients ended")
         finally:
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+                # What they had said when they were killed: the server may have done what they asked for last.
+                async for data in process.stdout:
+                    self._take(told.split(data))
+
+    def _take(self, lines: list[bytes]) -> None:
+        for line in lines:
+            kind, number, *words = line.decode().split(" ")
+            if number == "-":
+                raise Violation(" ".join(words))
+            self.clients[int(number)].take(kind, words)
 
     @property
     def killed(self) -> int:

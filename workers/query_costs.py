@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from spacetimedb.hosts import mail
-from spacetimedb.memory import control as words
+from spacetimedb.memory.ring import LOG_KEEPER_SLOT, lags
 from spacetimedb.subscriptions.costs import QueryCost, added_up, most_expensive
 
 if TYPE_CHECKING:
@@ -90,15 +90,13 @@ class QueryCosts:
 
     async def most_expensive(self) -> list[QueryCost]:
         """The SHOWN_QUERIES queries that cost all readers most, those of one text as one."""
-        others = await self.elsewhere(None) if self._others_have_queries() else []
+        others = await self.elsewhere(None) if self._has_others() else []
         own = self._link.subscriptions.most_expensive(SHOWN_QUERIES)
         return most_expensive(added_up([*own, *others]), SHOWN_QUERIES)
 
-    def _others_have_queries(self) -> bool:
-        """As the other readers said within the last second."""
-        control = self._link.control
-        others = (slot for slot in range(words.READER_SLOTS) if slot != self._link.reader)
-        return any(control.reader(slot, words.READER_SUBSCRIPTIONS) for slot in others)
+    def _has_others(self) -> bool:
+        """Whether there are other readers."""
+        return bool(lags(self._link.ring).keys() - {LOG_KEEPER_SLOT, self._link.reader + 1})
 
     def follow(self, record: bytes) -> None:
         """A RELAYED record of the ring."""
