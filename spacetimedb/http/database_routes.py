@@ -14,7 +14,6 @@ from .backend import CallKind, CallOutcome, HandlerRequest
 from .exchange import LOCKED_DELETE, Exchange, resolve_identity
 from .messages import (
     NDJSON,
-    Headers,
     HttpError,
     Response,
     decode_utf8,
@@ -27,7 +26,8 @@ from .query import boolean, integer, path_parameter, read_query, text, variant
 
 NO_HANDLER: Final = "Database has not registered a handler for this route"
 SANDBOX: Final = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads"
-"""For pages that modules make: in an origin of their own, they cannot act as the dashboard, which shares their host."""
+"""For all that handlers answer: as a page it has an origin of its own, and cannot act as the dashboard, which shares
+its host, nor ask for an identity that may publish. Which answers a browser takes for pages is not for us to guess."""
 _ENERGY: Final = "spacetime-energy-used"
 _DURATION: Final = "spacetime-execution-duration-micros"
 
@@ -189,7 +189,7 @@ async def route(exchange: Exchange) -> Response:
     headers = [
         (name, value) for name, value in answer.headers if name.lower() not in _FRAMING and _HEADER_NAME.fullmatch(name)
     ]
-    if exchange.backend.dashboard_access() != "off" and _is_page(headers):
+    if exchange.backend.dashboard_access() != "off" or exchange.publishers.local:
         headers.append(("content-security-policy", SANDBOX))
     if not 200 <= answer.status <= 999:
         raise HttpError(500, "The handler answered with a status that is none.")
@@ -198,12 +198,6 @@ async def route(exchange: Exchange) -> Response:
 
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade"})
 _HEADER_NAME: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+")
-
-
-def _is_page(headers: Headers) -> bool:
-    """Whether a browser might run scripts in an answer."""
-    kind = next((value.lower() for name, value in headers if name.lower() == "content-type"), "unknown")
-    return any(word in kind for word in ("html", "xml", "svg", "unknown", "*/*"))
 
 
 def _forwarded(value: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from spacetimedb.auth.publishers import PUBLISHER_CLAIM, Publishers
-from spacetimedb.auth.tokens import Claims, TokenError, Tokens, bearer_token
+from spacetimedb.auth.tokens import DASHBOARD_ISSUER, Claims, TokenError, Tokens, bearer_token
 from spacetimedb.types.special import Identity
 
 from .backend import Backend, DatabaseInfo
@@ -75,9 +75,11 @@ class Exchange(msgspec.Struct):
         ]
 
     def require_publisher(self) -> None:
-        """Raises HttpError 401, 403 unless the caller may give this server programs to run."""
+        """Raises HttpError 401, 403 unless the caller may give this server programs to run. The dashboard, which acts as
+        an owner without being it, may not."""
         caller = self.caller
-        if not self.publishers.allow(caller.identity, caller.extra.get(PUBLISHER_CLAIM)):
+        is_itself = caller.issuer != DASHBOARD_ISSUER or self.publishers.anyone
+        if not (is_itself and self.publishers.allow(caller.identity, caller.extra.get(PUBLISHER_CLAIM))):
             raise HttpError(403, MAY_NOT_PUBLISH.format(caller.identity.hex()))
 
     def require_owner(self, database: DatabaseInfo, action: str) -> Claims:

@@ -83,6 +83,7 @@ async def test_those_who_are_named() -> None:
     api = served(Publishers(frozenset([bytes(named.identity)])))
     assert await status(api, named) == 200
     assert await status(api, await issued(api, "127.0.0.1")) == 403
+    assert await status(api, api.tokens.dashboard_token(named.identity)) == 403, "who sits here is not who is named"
 
 
 async def test_an_owner_who_may_no_longer_publish() -> None:
