@@ -59,7 +59,7 @@ class Lines:
     def __init__(self) -> None:
         self._rest = b""
 
-    def split(self, data: bytes) -> list[bytes]:
+    def split(self, data: bytes | bytearray) -> list[bytes]:
         """The lines that are complete now."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         return lines

@@ -75,8 +75,8 @@ class Exchange(msgspec.Struct):
         ]
 
     def require_publisher(self) -> None:
-        """Raises HttpError 401, 403 unless the caller may give this server programs to run. The dashboard, which acts as
-        an owner without being it, may not."""
+        """Raises HttpError 401, 403 unless the caller may give this server programs to run. The dashboard, which acts
+        as an owner without being it, may not."""
         caller = self.caller
         is_itself = caller.issuer != DASHBOARD_ISSUER or self.publishers.anyone
         if not (is_itself and self.publishers.allow(caller.identity, caller.extra.get(PUBLISHER_CLAIM))):

@@ -182,13 +182,13 @@ async def test_pages_that_modules_make_have_an_origin_of_their_own(server: Serve
         server.backend.handler_headers = [("content-type", kind) for kind in kinds]
         answer = await server("GET", "/v1/database/foo/route/echo")
         policy = answer.header("content-security-policy")
-        assert policy is not None and policy.startswith("sandbox ") and "same-origin" not in policy, kinds
+        assert policy is not None, kinds
+        assert policy.startswith("sandbox ")
+        assert "same-origin" not in policy
     server.backend.dashboard = "off"
     assert (await server("GET", "/v1/database/foo/route/echo")).header("content-security-policy") is None
     local = Api(server.backend, server.tokens, Publishers(local=True))
     request = Request("GET", "/v1/database/foo/route/echo", "", [("host", "localhost:3000")], b"")
-    answer = await local.handle(request)
-    assert isinstance(answer, Response)
-    assert answer.header("content-security-policy") is not None, (
-        "else a page could ask for an identity that may publish"
-    )
+    page = await local.handle(request)
+    assert isinstance(page, Response)
+    assert page.header("content-security-policy"), "else a page could ask for an identity that may publish"
