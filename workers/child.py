@@ -11,6 +11,9 @@ import trio
 
 from spacetimedb.workers.channel import Channel, ChannelClosed
 
+_HARMLESS_VARIABLES: Final = frozenset(
+    ["HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV"]
+)
 STOP_S: Final = 10.0
 """A process that was told to stop and has not after this time is killed."""
 
@@ -44,10 +47,22 @@ class Child:
             self.channel.close()
 
 
-async def start_child(name: str, module: str, kinds: Any) -> Child:
-    """Starts `python -m module` with a channel. Raises OSError where the system has no room for it."""
+def bare_environment() -> dict[str, str]:
+    """For processes that run modules: what Python needs to start, and nothing that might be a secret."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _HARMLESS_VARIABLES or name.startswith(("LC_", "PYTHON"))
+    }
+
+
+async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = True) -> Child:
+    """Starts `python -m module` with a channel. Raises OSError where the system has no room for it.
+
+    `is_trusted` False: it runs modules, and has no business with the environment.
+    """
     ours, theirs = Channel.pair()
-    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    environment = {**(os.environ if is_trusted else bare_environment()), "PYTHONHASHSEED": "0"}
     try:
         with theirs:
             process = await trio.lowlevel.open_process(

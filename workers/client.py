@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, TypeAlias
 
 import trio
 
+from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol import frames, v1, v2
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.large_answers import Slices
@@ -163,7 +164,9 @@ class Lane:
         self._full: set[DatabaseLink] = set()
         """Databases that take no more requests for now: nothing is read from their clients."""
         self.clients: set[Client] = set()
-        self.slices = Slices()
+        self.on_dropped: Callable[[], None] = lambda: None
+        """Called when a database was found not to have waited for this reader: its link is no good any more."""
+        self.slices = Slices(lambda: self.on_dropped())
         self.now = trio.current_time()
         self._arrived = trio.Event()
         """Set when there are clients to look after."""
@@ -191,13 +194,20 @@ class Lane:
                 if events & selectors.EVENT_WRITE:
                     self._send_backlog(client)
                 if events & selectors.EVENT_READ and client.state != GONE:
-                    self._read(client)
+                    try:
+                        self._read(client)
+                    except ReaderDropped:
+                        self.on_dropped()
+                        continue
                     links.add(client.link)
             for link in links:
                 if link.outgoing:
                     link.post()
                 if link.outbox.touched:
-                    link.outbox.flush()
+                    try:
+                        link.outbox.flush()
+                    except ReaderDropped:
+                        self.on_dropped()
                 if link.congested and not link.down:
                     self._full.add(link)
                     for client in link.all_clients():

@@ -217,6 +217,10 @@ class ControlPlane:
         if database is not None:
             database.replace_process()
 
+    async def do_attach_again(self, identity: bytes, reader: int) -> None:
+        """A database did not wait for a reader, which is asking."""
+        await self._supervisor.attach_again(identity, reader)
+
     async def do_why_down(self, identity: bytes) -> str | None:
         """Why a database does not serve, None if it should."""
         database = self._supervisor.databases.get(identity)

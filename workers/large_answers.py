@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, TEXT, server_frame
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import SelectResult, execute_select
@@ -38,10 +39,12 @@ PLACEHOLDER_BYTES: Final = 2
 class Slices:
     """Jobs, one after the other. A job does a little when called and returns whether there is more to do.
 
-    There is at most one job per client that waits for it, and one per table.
+    There is at most one job per client that waits for it, and one per table. `on_dropped` is called when a database has
+    not waited for this reader.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_dropped: Callable[[], None]) -> None:
+        self._on_dropped = on_dropped
         self._jobs: deque[Callable[[], bool]] = deque()
         self._more = trio.Event()
 
@@ -58,7 +61,12 @@ class Slices:
             while self._jobs:
                 until = perf_counter() + SLICE_S
                 while perf_counter() < until:
-                    if not self._jobs[0]():
+                    try:
+                        has_more = self._jobs[0]()
+                    except ReaderDropped:
+                        has_more = False
+                        self._on_dropped()
+                    if not has_more:
                         self._jobs.popleft()
                         break
                 await trio.lowlevel.checkpoint()

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from spacetimedb.workers.child import bare_environment
 from spacetimedb.workers.control_error import ControlError
 
 LOAD_LIMIT_S: Final = 10.0
@@ -36,7 +37,10 @@ class Loaders:
                 await self._used.wait()
                 self._used = trio.Event()
                 if self._spare is None:
-                    self._spare = await _start()
+                    try:
+                        self._spare = await _start()
+                    except OSError:
+                        continue  # whoever needs one is told
                 with trio.move_on_after(SPARE_S) as idle:
                     await self._used.wait()
                 if idle.cancelled_caught:
@@ -52,7 +56,10 @@ class Loaders:
         """
         process, self._spare = self._spare, None
         if process is None or process.poll() is not None:
-            process = await _start()
+            try:
+                process = await _start()
+            except OSError as error:
+                raise ControlError(503, f"the system cannot load the module: {error.strerror}") from None
         answer = bytearray()
         try:
             with trio.move_on_after(LOAD_LIMIT_S) as scope:
@@ -84,6 +91,7 @@ async def _start() -> trio.Process:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        env=bare_environment(),
     )
 
 

@@ -324,7 +324,15 @@ class Reply(_Message):
     body: bytes
 
 
+class Ping(_Message):
+    """Somebody says that this reader is stuck."""
+
+
 # reader -> supervisor
+
+
+class Pong(_Message):
+    """It is not."""
 
 
 class Request(_Message):
@@ -341,5 +349,5 @@ ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
 FromLogKeeper = LogKeeperReady | LogKeeperFailed | LogKeeperDone
 FromSnapshotter = SnapshotDone | SnapshotFailed
 FromRestorer = RestoreDone | RestoreFailed
-ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Directory | Reply | Stop
-FromReader = Request
+ToReader = ReaderSetup | DatabaseUp | DatabaseDown | Directory | Reply | Ping | Stop
+FromReader = Request | Pong

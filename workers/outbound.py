@@ -26,11 +26,13 @@ import msgspec
 from spacetimedb.module.errors import HttpError
 from spacetimedb.module.http import HttpResponse
 from spacetimedb.workers.descriptors import wait_for
+from spacetimedb.workers.sandbox import limit_memory
 
 IDLE_S: Final = 60.0
 MAX_REQUESTS: Final = 64
 """Under way at the same time in one process; more than a database has threads for procedures."""
 MAX_FRAME_BYTES: Final = 128 << 20
+STACK_BYTES: Final = 1 << 20
 PATIENCE_S: Final = 10.0
 """How much longer than its timeout an answer is waited for: looking up a name is not covered by it."""
 MAX_TIMEOUT_S: Final = 180.0
@@ -217,7 +219,10 @@ def _serve(fd: int) -> None:
 
 
 def main() -> None:
-    """Entry of the process; the argument is the number of its end of the socket pair."""
+    """Entry of the process; the arguments are the number of its end of the socket pair and the bytes of memory that it
+    may have."""
+    threading.stack_size(STACK_BYTES)
+    limit_memory(int(sys.argv[2]))
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         try:
             _serve(sock.fileno())

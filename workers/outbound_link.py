@@ -8,24 +8,49 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
+from spacetimedb.workers.channel import ChannelClosed
+
+FIRST_BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 10.0
+"""Between two processes of which the first failed; from failure to failure it doubles."""
+
 
 class OutboundLink:
-    """A socket pair and the process at our end of it (`outbound`). `theirs` goes to the database process."""
+    """A socket pair and the process at our end of it (`outbound`). `theirs` goes to the database process.
 
-    def __init__(self) -> None:
+    `memory_bytes`: what the process may have, 0 for no limit; answers to many requests come together in it.
+    """
+
+    def __init__(self, memory_bytes: int, say: Callable[[str], None]) -> None:
+        self._memory_bytes = memory_bytes
+        self._say = say
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
     async def run(self, renew: Callable[[int], Awaitable[None]]) -> None:
         """Until the database process is gone. `renew` hands it another descriptor after a process that failed."""
+        wait_s = FIRST_BACKOFF_S
         while await self._is_wanted():
-            if await self._serve():
+            try:
+                if not await self._serve():
+                    wait_s = FIRST_BACKOFF_S
+                    continue
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            except OSError as error:
+                self._say(f"HTTP requests cannot be sent: {error.strerror}")
+            else:
                 self.close()
-                self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-                await renew(self.theirs.fileno())
-                self.theirs.close()
+                self._ours, self.theirs = ours, theirs
+                try:
+                    await renew(theirs.fileno())
+                except ChannelClosed:
+                    return
+                theirs.close()
+            await trio.sleep(wait_s)
+            wait_s = min(2 * wait_s, MAX_BACKOFF_S)
 
     async def _is_wanted(self) -> bool:
         """Waits for a request. False: nobody is there to send one."""
@@ -39,7 +64,7 @@ class OutboundLink:
         """Runs one process to its end; whether it failed."""
         fd = self._ours.fileno()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "spacetimedb.workers.outbound", str(fd)],
+            [sys.executable, "-m", "spacetimedb.workers.outbound", str(fd), str(self._memory_bytes)],
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONHASHSEED": "0"},

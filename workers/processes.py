@@ -66,6 +66,7 @@ SERVING_S: Final = 60.0
 """How long an update waits for a database that is being started."""
 LOOK_AGAIN_S: Final = 0.2
 """Between two looks whether it cannot be started at all."""
+NO_ANSWER: Final = "the database process sent what is no answer"
 NO_ROOM: Final = "the server's disk is full: there is no room for the database's log"
 FULL_DURABLE_S: Final = 2.0
 FIRST_DURABLE_S: Final = 20.0
@@ -207,7 +208,9 @@ class DatabaseProcesses:
         for _ in range(3):
             self._bells.append(Doorbell.create())
         self._actor_bell, self._keeper_bell, self._durable_bell = self._bells
-        actor = self._actor = await start_child("database process", "spacetimedb.workers.transaction_actor", FromActor)
+        actor = self._actor = await start_child(
+            "database process", "spacetimedb.workers.transaction_actor", FromActor, is_trusted=False
+        )
         keeper = await self._start_keeper()
         last_words = self._last_words = LastWords()
         setup = ActorSetup(
@@ -225,7 +228,7 @@ class DatabaseProcesses:
         )
         fds = [control.fd, ring.fd, heap.fd, *self._actor_bell.fds, *self._keeper_bell.fds, last_words.fd]
         if self._may_send_http:
-            self._outbound = OutboundLink()
+            self._outbound = OutboundLink(self._confinement.memory_bytes, self._say)
             fds.append(self._outbound.theirs.fileno())
         self._stuck, self._culprit = False, None
         self._heartbeats.watch(actor.pid, self._control, lambda: self._end_stuck(actor, last_words))
@@ -244,7 +247,7 @@ class DatabaseProcesses:
             raise DatabaseFailed(f"{death.text} while the database started")
         message = received[0]
         if not isinstance(message, ActorReady):
-            raise DatabaseFailed(message.text)
+            raise DatabaseFailed(message.text if isinstance(message, ActorFailed) else NO_ANSWER)
         self._check(message)
         self._history.notes = []
         await self._until_durable(message.next_offset, actor, keeper)
@@ -266,9 +269,12 @@ class DatabaseProcesses:
         last_words.clear()
         actor.process.send_signal(STACK_SIGNAL)
         with trio.move_on_after(STACK_S):
-            while (culprit := last_words.culprit()) is None and actor.process.returncode is None:
+            # When the actor is gone what it left behind is closed.
+            while actor is self._actor and actor.process.returncode is None:
+                self._culprit = last_words.culprit()
+                if self._culprit is not None:
+                    break
                 await trio.sleep(STACK_S / 30)
-            self._culprit = culprit
         actor.process.kill()
 
     def _death(self) -> Death:
@@ -476,8 +482,8 @@ class DatabaseProcesses:
                             slow_reader(reader)
                         case RowCounts() as counts if self.snapshots is not None:
                             self.snapshots.announced(counts)
-                        case ActorReady() | ActorFailed() as answer if self._update_reply is not None:
-                            await self._update_reply.send(answer)
+                        case ActorReady() | ActorFailed() as answer:
+                            self._answer_update(answer)
 
             async def keep_log() -> None:
                 started = -SHORT_LIFE_S
@@ -519,9 +525,16 @@ class DatabaseProcesses:
                 nursery.start_soon(self._outbound.run, renew)
             await actor.process.wait()
             self._heartbeats.forget(actor.pid)
-            if self._update_reply is not None:
-                await self._update_reply.send(ActorFailed(f"{self._death().text} during the update"))
+            self._answer_update(ActorFailed(f"{self._death().text} during the update"))
             nursery.cancel_scope.cancel()
+
+    def _answer_update(self, answer: ActorReady | ActorFailed) -> None:
+        """Only the first answer counts, and only when there was a question."""
+        if self._update_reply is not None:
+            try:
+                self._update_reply.send_nowait(answer)
+            except trio.WouldBlock:
+                pass
 
     async def _replace_keeper(self, dead: Child) -> bool:
         """False if the log cannot be kept."""
@@ -561,10 +574,11 @@ class DatabaseProcesses:
         if not set(libraries) <= {*self.ready.libraries, *self._libraries}:
             self._libraries.update(libraries)
             await self._start_again()
+        actor = self._actor
         send, receive = trio.open_memory_channel[ActorReady | ActorFailed](1)
         self._update_reply = send
         try:
-            await self._actor.channel.send_async(UpdateProgram(program, program_hash, break_clients))
+            await actor.channel.send_async(UpdateProgram(program, program_hash, break_clients))
             self._actor_bell.ring()
             answer = await receive.receive()
         except ChannelClosed:
@@ -573,12 +587,21 @@ class DatabaseProcesses:
             self._update_reply = None
         if isinstance(answer, ActorFailed):
             raise DatabaseFailed(answer.text)
-        self._check(answer)
+        try:
+            self._check(answer)
+        except DatabaseFailed:
+            actor.process.kill()  # whatever it runs now, nobody knows what its tables are
+            raise
+        if actor is not self._actor or self.ready is None:
+            raise DatabaseFailed("the database process ended during the update")
         self._history.forget()
         self.ready = answer
         self.program, self.program_hash = program, program_hash
         for reader in self._readers():
-            await reader.send(self.up(is_update=True))
+            try:
+                await reader.send(self.up(is_update=True))
+            except ChannelClosed:
+                pass  # the next reader hears of it when it is attached
         with trio.move_on_after(durable_within_s) as scope:
             await self.wait_durable(answer.next_offset)
         return not scope.cancelled_caught

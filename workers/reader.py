@@ -40,6 +40,8 @@ from spacetimedb.workers.messages import (
     DatabaseDown,
     DatabaseUp,
     Directory,
+    Ping,
+    Pong,
     ReaderSetup,
     Reply,
     Request,
@@ -65,6 +67,7 @@ class Reader:
         self.number = setup.reader
         self.setup = setup
         self.lane = Lane()
+        self.lane.on_dropped = lambda: self._bell.ring()
         self.links: dict[Identity, DatabaseLink] = {}
         self.directory = Directory([], [])
         self.names: dict[str, Identity] = {}
@@ -128,6 +131,8 @@ class Reader:
                     if waiting is not None:
                         waiting[1].append(message)
                         waiting[0].set()
+                case Ping():
+                    await self._channel.send_async(Pong())
                 case Stop():
                     break
             self._notify()
@@ -172,6 +177,13 @@ class Reader:
         self._notify()
         await self._channel.send_async(Request(0, "replace_process", {"identity": bytes(link.identity)}))
 
+    async def _attach_again(self, link: DatabaseLink) -> None:
+        """The database did not wait for this reader, which has missed something: its clients here begin anew."""
+        self._database_down(link.identity)
+        self._notify()
+        arguments = {"identity": bytes(link.identity), "reader": self.number}
+        await self._channel.send_async(Request(0, "attach_again", arguments))
+
     async def _pump(self) -> None:
         """Waits for the bell and processes what the databases published."""
         bell = self._bell
@@ -187,7 +199,7 @@ class Reader:
                             link.outbox.flush()
                         link.figures.sent()
                     except ReaderDropped:
-                        sys.exit("the database dropped this reader: it was too slow")
+                        await self._attach_again(link)
                     except Exception:
                         traceback.print_exc()
                         await self._distrust(link)

@@ -4,8 +4,9 @@
 code. From then on, and for good:
 
 * a seccomp filter (Linux on x86-64 and ARM64) answers every system call that is not on a short list with EPERM: no
-  files are opened, no sockets made, no processes started or signalled, no memory made executable. What is left is
-  reading and writing descriptors that are open, memory, threads, time and random bytes;
+  files are opened, no sockets made, no descriptors sent away, no processes started or signalled, no memory made
+  executable, none taken that the limit does not count. What is left is reading and writing descriptors that are open,
+  memory, threads, time and random bytes;
 * an audit hook (everywhere) refuses the same things with a text that a module's author understands. It is for
   accidents: code that means harm finds ways around it, not around the filter;
 * limits: private memory of `memory_bytes` (Linux: RLIMIT_DATA), beyond which an allocation raises MemoryError; no core
@@ -39,9 +40,9 @@ _X86_64: Final = {
     "audit": 0xC000003E,
     "seccomp": 317,
     "free": (
-        *(0, 1, 3, 5, 7, 8, 11, 12, 13, 14, 15, 19, 20, 23, 24, 25, 28, 35, 36, 38, 39, 44, 45, 46, 47, 48),
+        *(0, 1, 3, 5, 7, 8, 11, 12, 13, 14, 15, 19, 20, 23, 24, 25, 28, 35, 36, 38, 39, 44, 45, 47, 48),
         # read write close fstat poll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn readv writev select
-        # sched_yield mremap madvise nanosleep getitimer setitimer getpid sendto recvfrom sendmsg recvmsg shutdown
+        # sched_yield mremap madvise nanosleep getitimer setitimer getpid sendto recvfrom recvmsg shutdown
         *(51, 55, 60, 96, 97, 98, 100, 102, 104, 107, 108, 110, 131, 186, 202, 204, 219, 228, 229, 230, 231),
         # getsockname getsockopt exit gettimeofday getrlimit getrusage times getuid getgid geteuid getegid getppid
         # sigaltstack gettid futex sched_getaffinity restart_syscall clock_gettime clock_getres clock_nanosleep
@@ -69,8 +70,8 @@ _AARCH64: Final = {
         *(132, 134, 135, 139, 153, 163, 165, 169, 172, 173, 174, 175, 176, 177, 178),
         # sigaltstack rt_sigaction rt_sigprocmask rt_sigreturn times getrlimit getrusage gettimeofday getpid getppid
         # getuid geteuid getgid getegid gettid
-        *(204, 206, 207, 209, 210, 211, 212, 214, 215, 216, 233, 278, 283, 293),
-        # getsockname sendto recvfrom getsockopt shutdown sendmsg recvmsg brk munmap mremap madvise getrandom
+        *(204, 206, 207, 209, 210, 212, 214, 215, 216, 233, 278, 283, 293),
+        # getsockname sendto recvfrom getsockopt shutdown recvmsg brk munmap mremap madvise getrandom
         # membarrier rseq
     ),
     "mmap": 222,
@@ -85,6 +86,9 @@ _AARCH64: Final = {
 _TABLES: Final[dict[str, dict[str, Any]]] = {"x86_64": _X86_64, "aarch64": _AARCH64}
 
 _PROT_EXEC: Final = 4
+_MAP_SHARED: Final = 0x01
+_MAP_ANONYMOUS: Final = 0x20
+_MAP_GROWSDOWN: Final = 0x100
 _CLONE_THREAD: Final = 0x10000
 _FIONBIO: Final = 0x5421
 _HARMLESS_FCNTL: Final = (0, 1, 2, 3, 4, 1030)
@@ -192,7 +196,12 @@ def _program(table: dict[str, Any], pid: int) -> bytes:
         return [part for value in values for part in (_statement(_EQUAL, value, 0, 1), allow)] + [refuse]
 
     no_bit = [_statement(_ANY_BIT, _PROT_EXEC, 0, 1), refuse, allow]
-    checked("mmap", 2, no_bit)
+    # Memory that RLIMIT_DATA does not count: stacks, and what is shared without a file.
+    flags = [
+        *(_statement(_LOAD, _argument(3)), _statement(_ANY_BIT, _MAP_GROWSDOWN, 0, 1), refuse),
+        *(_statement(_ANY_BIT, _MAP_ANONYMOUS, 1, 0), allow, _statement(_ANY_BIT, _MAP_SHARED, 0, 1), refuse, allow),
+    ]
+    checked("mmap", 2, [_statement(_ANY_BIT, _PROT_EXEC, 0, 1), refuse, *flags])
     checked("mprotect", 2, no_bit)
     checked("clone", 0, [_statement(_ANY_BIT, _CLONE_THREAD, 0, 1), allow, refuse])
     checked("fcntl", 1, one_of(*_HARMLESS_FCNTL))

@@ -107,9 +107,12 @@ class Snapshots:
         return since.bytes >= self._policy.log_bytes or since.transactions >= self._policy.transactions
 
     def announced(self, counts: RowCounts) -> None:
-        """The actor's answer."""
+        """The actor's answer; what nobody has asked for is ignored."""
         if self._announced is not None:
-            self._announced.send_nowait(counts)
+            try:
+                self._announced.send_nowait(counts)
+            except trio.WouldBlock:
+                pass
 
     async def take(self) -> SnapshotDone:
         """Takes a snapshot now. Raises SnapshotError."""
@@ -135,7 +138,7 @@ class Snapshots:
         return answer
 
     async def _row_counts(self, control: ControlBlock) -> RowCounts:
-        send, receive = trio.open_memory_channel[RowCounts](4)
+        send, receive = trio.open_memory_channel[RowCounts](1)
         self._announced = send
         try:
             with trio.fail_after(ANSWER_S):

@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -36,6 +37,7 @@ from spacetimedb.workers.messages import (
     DatabaseRecord,
     Directory,
     FromReader,
+    Ping,
     ReaderSetup,
     Reply,
     Request,
@@ -48,6 +50,8 @@ from spacetimedb.workers.sandbox import Confinement, describe
 from spacetimedb.workers.snapshots import Snapshots
 
 READER_BACKOFF_S: Final = 0.2
+READER_ANSWER_S: Final = 5.0
+"""A reader that is asked whether it is stuck and has not answered for so long is."""
 ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")
 
 
@@ -145,8 +149,10 @@ class Supervisor:
                     await database.attach_reader(link)
                 attached.set()
                 while (received := await child.channel.receive_async()) is not None:
-                    assert isinstance(received[0], Request)
-                    self._nursery.start_soon(self._serve, child, received[0])
+                    if isinstance(received[0], Request):
+                        self._nursery.start_soon(self._serve, child, received[0])
+                    elif link.answered is not None:
+                        link.answered.set()
             except ChannelClosed:
                 pass
             self.readers.pop(number, None)
@@ -176,12 +182,34 @@ class Supervisor:
         except ChannelClosed:
             pass
 
-    def drop_reader(self, number: int) -> None:
-        """A reader that does not keep up is replaced."""
+    def doubt_reader(self, number: int) -> None:
+        """A database process says that this reader does not keep up. It may run a module that lies: only a reader that
+        does not answer is replaced."""
         found = self.readers.get(number)
-        if found is not None:
-            self.say(f"reader {number} held up the database; replacing it")
-            found[0].process.kill()
+        if found is not None and found[1].answered is None:
+            found[1].answered = trio.Event()
+            self._nursery.start_soon(self._ask_reader, *found)
+
+    async def _ask_reader(self, child: Child, link: ReaderLink) -> None:
+        assert link.answered is not None
+        with trio.move_on_after(READER_ANSWER_S) as waiting:
+            try:
+                await child.channel.send_async(Ping())
+                await link.answered.wait()
+            except ChannelClosed:
+                pass
+        if waiting.cancelled_caught:
+            self.say(f"reader {link.number} held up a database and does not answer; replacing it")
+            child.process.kill()
+        link.answered = None
+
+    async def attach_again(self, identity: bytes, number: int) -> None:
+        """A reader was dropped by a database."""
+        await trio.sleep(READER_BACKOFF_S)  # a module may do this again and again
+        database, found = self.databases.get(identity), self.readers.get(number)
+        if database is not None and found is not None:
+            await database.detach_reader(number)
+            await database.attach_reader(found[1])
 
     # -- databases
 
@@ -191,6 +219,12 @@ class Supervisor:
 
         def say(text: str) -> None:
             self.say(f"database {identity[::-1].hex()[:16]}: {text}")
+
+        def keep_program(program: bytes, program_hash: bytes) -> None:
+            try:
+                self.store.set_program(identity, program, program_hash)
+            except sqlite3.OperationalError as error:
+                say(f"the control store cannot be written: {error}")  # the log knows, too
 
         in_memory = self.options.in_memory
         snapshots = None if in_memory else Snapshots(identity, directory / "clog", self.options.snapshots, say)
@@ -205,7 +239,7 @@ class Supervisor:
             self.heartbeats,
             self.confinement,
             self.options.outbound_http,
-            lambda program, program_hash: self.store.set_program(identity, program, program_hash),
+            keep_program,
         )
 
     def adopt(self, database: DatabaseProcesses) -> None:
@@ -215,7 +249,7 @@ class Supervisor:
         async def down(reason: str) -> None:
             await self.tell_readers(DatabaseDown(database.identity, False, reason))
 
-        self._nursery.start_soon(database.supervise, down, self.drop_reader)
+        self._nursery.start_soon(database.supervise, down, self.doubt_reader)
 
     async def _start_known_databases(self) -> None:
         """As many at a time as there are cores, in order of creation; who asks for one meanwhile waits for it."""

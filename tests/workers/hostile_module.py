@@ -3,8 +3,9 @@
 
 from collections import deque
 from itertools import count
+from typing import Any
 
-from spacetimedb import Module, Pk, ProcedureContext, ReducerContext, Row, auto_inc, u32, u64
+from spacetimedb import Module, Pk, ProcedureContext, ReducerContext, ReducerError, Row, auto_inc, u32, u64
 
 m = Module()
 KEPT: list[bytes] = []
@@ -24,6 +25,14 @@ def add(ctx: ReducerContext, value: u32) -> None:
 def without_guard() -> None:
     """The audit hook is Python: somebody who wants to can switch it off. What is left is the kernel's refusal."""
     __import__("sys").modules["spacetimedb.workers.sandbox"]._guard.is_on = False
+
+
+def host_object(kind: str) -> Any:
+    """An object of the process that a module is not given. They are frozen: the collector does not list them."""
+    gc = __import__("gc")
+    gc.unfreeze()
+    (found,) = (found for found in gc.get_objects() if type(found).__name__ == kind)
+    return found
 
 
 @m.reducer
@@ -58,6 +67,20 @@ def attempt(ctx: ReducerContext, what: str, is_guarded: bool) -> None:
         fcntl = __import__("fcntl")
         for fd in range(3, 30):
             fcntl.fcntl(fd, 8, os.getppid())
+    elif what == "send descriptors":
+        array, fds = __import__("array"), range(3, 60)
+        for fd in fds:
+            try:
+                sock = socket.socket(fileno=os.dup(fd))
+            except OSError:
+                continue
+            if sock.family == socket.AF_UNIX:
+                sock.sendmsg([b"\xff"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd] * 8))])
+    elif what == "memory that does not count":
+        __import__("mmap").mmap(-1, 1 << 30)
+    elif what == "a stack that does not count":
+        mmap = __import__("mmap")
+        mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100)
     elif what == "lift the limits":
         resource = __import__("resource")
         resource.setrlimit(resource.RLIMIT_DATA, (1 << 40, 1 << 40))
@@ -132,10 +155,33 @@ def write_everywhere(ctx: ReducerContext) -> None:
 
 @m.reducer
 def publish_garbage(ctx: ReducerContext, size: u32) -> None:
-    gc = __import__("gc")
-    for found in gc.get_objects():
-        if type(found).__name__ == "RingWriter":
-            found.append_batch([bytes(size)])
+    host_object("RingWriter").append_batch([bytes(size)])
+
+
+@m.reducer
+def lie(ctx: ReducerContext, what: str) -> None:
+    """Messages of the right form at the wrong time."""
+    messages = __import__("sys").modules["spacetimedb.workers.messages"]
+    actor = host_object("TransactionActor")
+    if what == "row counts":
+        for _ in range(80):
+            actor._channel.send(messages.RowCounts(1 << 60, {}))
+            __import__("time").sleep(0.01)
+    elif what == "slow readers":
+        for _ in range(20):
+            for reader in range(5):
+                actor._channel.send(messages.SlowReader(reader))
+    elif what == "dropped readers":
+        for slot in range(1, 5):
+            actor._ring.deactivate(slot)
+    elif what == "answers":
+        for _ in range(5):
+            actor._channel.send(messages.ActorFailed("a lie"))
+
+
+@m.reducer
+def environment(ctx: ReducerContext) -> None:
+    raise ReducerError(" ".join(sorted(__import__("os").environ)))
 
 
 @m.procedure
