@@ -152,10 +152,6 @@ class DatabaseProcesses:
         """Where the module log is."""
         return str(self.directory / "module_logs")
 
-    def pids(self) -> list[int]:
-        """Process ids of the actor and the log keeper, as far as they run."""
-        return [child.pid for child in (self._actor, self._keeper) if child is not None]
-
     @property
     def serving(self) -> bool:
         """Whether readers may send requests."""
