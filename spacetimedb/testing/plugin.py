@@ -93,6 +93,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome = yield
     report: pytest.TestReport = outcome.get_result()
     host = item.stash.get(_KEPT, None)
+    if host is not None and call.when == "teardown":
+        del item.stash[_KEPT]  # pytest keeps its items to the end: a database each is too much
     if host is None or call.when != "call" or not report.failed:
         return
     cache = item.config.cache

@@ -97,6 +97,18 @@ def test_a_failing_test_keeps_its_database(project: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_databases_of_tests_that_are_over_are_given_back(project: Path) -> None:
+    (project / "test_many.py").write_text(
+        "import gc\nimport pytest\nfrom spacetimedb import TestHost\n\n"
+        "@pytest.mark.parametrize('n', range(8))\n"
+        "def test_it(db, n):\n"
+        "    gc.collect()\n"
+        "    assert sum(isinstance(found, TestHost) for found in gc.get_objects()) <= 2\n"
+    )
+    done = run(project, "pytest", "-q", "test_many.py")
+    assert "8 passed" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize(
     ("ini", "files", "said"),
     [
