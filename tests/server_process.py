@@ -24,6 +24,7 @@ from spacetimedb.cli.api import Answer, Server
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 SAMPLES = Path(__file__).resolve().parent.parent / "scripts" / "samples"
+_PASSING = re.compile(r"workers\.(loader|snapshotter|restorer|outbound)\b")
 _LISTENS = re.compile(r"listening on (?:http://)?(\S+):(\d+)", re.IGNORECASE)
 
 
@@ -116,6 +117,10 @@ class ServerProcess:
     def processes(self) -> dict[int, str]:
         """Pids of the whole tree, this server's first process first, with their command lines."""
         return {pid: _command_line(pid) for pid in descendants(self.pid)}
+
+    def serving(self) -> dict[int, str]:
+        """Those of them that stay: processes that load a program, write a snapshot or send requests come and go."""
+        return {pid: command for pid, command in self.processes().items() if not _PASSING.search(command)}
 
     def stop(self) -> None:
         """SIGTERM, then waits; AssertionError if it fails, hangs, or leaves processes behind."""

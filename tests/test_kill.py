@@ -101,16 +101,11 @@ def bank(start_server: ServerFactory) -> ServerProcess:
     return server
 
 
-def served_by(server: ServerProcess) -> dict[int, str]:
-    """The processes that serve: one that waits for the next program to be published may come and go."""
-    return {pid: command for pid, command in server.processes().items() if not command.endswith(".loader")}
-
-
 async def test_every_process_in_turn(start_server: ServerFactory) -> None:
     server = bank(start_server)
 
     async def one_after_the_other(payers: list[Payer]) -> None:
-        tree = served_by(server)
+        tree = server.serving()
         assert len(tree) >= 4, f"supervisor, actor, log keeper, reader: {tree}"
         for pid, command in tree.items():
             if pid == server.pid:
@@ -120,7 +115,7 @@ async def test_every_process_in_turn(start_server: ServerFactory) -> None:
                 await progress(payers, 50)
             except AssertionError as error:
                 raise AssertionError(f"after the end of {command}: {error}") from None
-        assert len(served_by(server)) == len(tree)
+        assert len(server.serving()) == len(tree)
 
     payers = await under_load(server, one_after_the_other)
     check_the_money(server, payers)

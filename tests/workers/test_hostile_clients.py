@@ -30,9 +30,9 @@ V3 = "v3.bsatn.spacetimedb"
 def hostile(server: ServerProcess) -> Iterator[ServerProcess]:
     """A database with the module `hostile`; all processes must be the same ones at the end."""
     server.publish(Path(__file__).with_name("hostile.py"), NAME)
-    before = set(server.processes())
+    before = set(server.serving())
     yield server
-    assert before <= set(server.processes()), "a process died:\n" + "".join(server.output[-60:])
+    assert before <= set(server.serving()), "a process died:\n" + "".join(server.output[-60:])
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ MODULE = Path(__file__).with_name("hostile_module.py")
 FATAL = "The instance encountered a fatal error."
 MEMORY_MB = 400
 PATIENCE_S = 30.0
-PROCESSES = 7  # supervisor, reader, spare loader, and actor and log keeper of two databases
+PROCESSES = 6  # supervisor, reader, and actor and log keeper of two databases
 SECRET = "A_SECRET_OF_WHO_RUNS_THE_SERVER"
 V3 = "v3.bsatn.spacetimedb"
 
@@ -87,7 +87,7 @@ def settled_processes(server: ServerProcess) -> dict[int, str]:
     """The server's processes once none is missing or still ending; whatever is there after `PATIENCE_S`."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        found = server.processes()
+        found = server.serving()
         if len(found) == PROCESSES or time.monotonic() > deadline:
             return found
         time.sleep(0.02)
