@@ -1,23 +1,34 @@
 """SpacetimeDB in Python: a relational database that is also the server.
 
-Importing this package gives what a module's author needs, and `TestHost` to run a module in a test.
+This package gives what a module's author needs, and `TestHost` to run a module in a test. Nothing of it is imported
+before it is asked for: programs that only need one of the packages below this one pay for that one alone.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from spacetimedb.module import *  # noqa: F403
-from spacetimedb.module import __all__ as _module_names
 
 if TYPE_CHECKING:
     from spacetimedb.hosts.test_host import TestHost
+    from spacetimedb.module import *  # noqa: F403
+    from spacetimedb.module import __all__ as _module_names
 
-__all__ = [*_module_names, "TestHost"]
+    __all__ = [*_module_names, "TestHost"]
+else:  # unseen by type checkers: to them a name that is not here is a mistake
 
+    def __getattr__(name: str) -> Any:
+        """What authors import, and `__all__`; kept in this module's names once it is there."""
+        if name == "TestHost":
+            value = importlib.import_module("spacetimedb.hosts.test_host").TestHost
+        else:
+            module = importlib.import_module("spacetimedb.module")
+            if name == "__all__":
+                value = [*module.__all__, "TestHost"]
+            elif name in module.__all__:
+                value = getattr(module, name)
+            else:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
-def __getattr__(name: str) -> Any:
-    """`TestHost` brings the whole database with it, so it is imported when it is asked for."""
-    if name == "TestHost":
-        from spacetimedb.hosts.test_host import TestHost
-
-        return TestHost
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -11,7 +11,7 @@ from .api import Server, require, token_identity
 from .options import OptionalValues, Settings, pass_settings, server_option, yes_option
 
 
-@click.group(invoke_without_command=True, short_help="Show or set the identity that commands act as.")
+@click.group(invoke_without_command=True)
 @click.option("--token", help="Use this token from now on.")
 @click.option("--server-issued-login", metavar="SERVER", help="Have this server make a new identity.")
 @click.option("--no-browser", is_flag=True, hidden=True)
@@ -50,7 +50,7 @@ def _show(token: str) -> None:
     click.echo(f"You are logged in as {token_identity(token) or 'an identity that this program cannot read'}")
 
 
-@click.command(short_help="Forget the saved identity.")
+@click.command()
 @pass_settings
 def logout(settings: Settings) -> None:
     """Forgets the saved identity. Without its token it cannot be had again."""
@@ -62,7 +62,7 @@ def logout(settings: Settings) -> None:
     click.echo(f"Logged out (identity {token_identity(token)}).")
 
 
-@click.group(short_help="Servers known by nickname.")
+@click.group()
 def server() -> None:
     """Servers known by nickname, and whether they answer."""
 

@@ -17,7 +17,7 @@ PIECE_BYTES = 4 << 20
 SUFFIX = ".part"
 
 
-@click.command(cls=OptionalValues, short_help="Write a backup of a running database into a file.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
@@ -70,7 +70,7 @@ def _receive(target: Server, response: http.client.HTTPResponse, part: Path, siz
         raise click.ClickException(f"the backup is damaged: {error}") from None
 
 
-@click.command(cls=OptionalValues, short_help="Make a database of a backup.")
+@click.command(cls=OptionalValues)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("database")
 @click.option("--overwrite", is_flag=True, help="Replace DATABASE, with all its rows, if it exists.")

@@ -15,7 +15,7 @@ import click
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "bench.py"
 
 
-@click.command(short_help="Run the project's benchmarks (in a source checkout).")
+@click.command()
 @click.option(
     "--only", default="", help="Benchmarks, with commas between: transfer,fanout,points,large-table,recovery."
 )

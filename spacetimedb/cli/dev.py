@@ -40,7 +40,7 @@ LOOK_MS: Final = 2000
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
-@click.command(cls=OptionalValues, short_help="Publish at every save, show the log, serve the page.")
+@click.command(cls=OptionalValues)
 @click.argument("name", required=False)
 @server_option
 @click.option(

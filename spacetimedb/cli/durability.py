@@ -11,7 +11,7 @@ from .api import require
 from .options import OptionalValues, Settings, confirm, pass_settings, server_option, yes_option
 
 
-@click.command(cls=OptionalValues, short_help="Write a snapshot of a database now.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @server_option
 @yes_option
@@ -30,7 +30,7 @@ def snapshot(settings: Settings, database: str, server: str | None, yes: frozens
     )
 
 
-@click.group("log", short_help="Check or repair the commit log of a stopped server.")
+@click.group("log")
 def commit_log() -> None:
     """Looks at the files of a database: PATH is its directory below `replicas` in the data directory, or its log's."""
 

@@ -19,7 +19,7 @@ LANGUAGES = {"python": "python", "py": "python", "typescript": "typescript", "ts
 ELSEWHERE = ("csharp", "cs", "c#", "rust", "rs", "unrealcpp", "unreal", "uecpp", "ue5cpp")
 
 
-@click.command(cls=OptionalValues, short_help="Generate bindings for clients.")
+@click.command(cls=OptionalValues)
 @click.option("-l", "--lang", required=True, help="python or typescript.")
 @click.option(
     "-o", "--out-dir", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the files."

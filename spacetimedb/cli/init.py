@@ -13,7 +13,7 @@ from .publish import check_name
 TEMPLATE = ("module.py", "test_module.py", "README.md", "gitignore", "page/index.html", "page/app.js")
 
 
-@click.command(short_help="Make a new project: module, tests, page.")
+@click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="Name of its database [the directory's].")
 def init(directory: Path, name: str | None) -> None:

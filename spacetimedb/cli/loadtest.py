@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..loadtest.run import Options
 
 
-@click.command(short_help="Let many bots play a scenario and measure.")
+@click.command()
 @click.argument("scenario", required=False, type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("-d", "--database", help="Database; default: the scenario's DATABASE.")
 @click.option("--auto", metavar="NAME", help="No scenario: use this database's public tables and reducers.")

@@ -16,7 +16,7 @@ SYSTEM = "__spacetimedb__"
 LINES_BEFORE_FOLLOWING = 10
 
 
-@click.command(cls=OptionalValues, short_help="Show what a module logged.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @server_option
 @click.option("-n", "--num-lines", type=click.IntRange(0), help="Only the last so many lines.")

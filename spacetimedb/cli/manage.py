@@ -13,7 +13,7 @@ from .options import OptionalValues, Settings, anonymous_option, confirm, pass_s
 from .schema import Schema, display, resolve
 
 
-@click.command(cls=OptionalValues, short_help="Show tables and functions of a database.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @click.argument("kind", required=False, type=click.Choice(["table", "reducer"]))
 @click.argument("name", required=False)
@@ -76,7 +76,7 @@ def _function(schema: Schema, name: str) -> str:
     return f"{function.kind} {schema.signature(function)}" + ("" if function.callable else "  (not for clients)")
 
 
-@click.command("list", cls=OptionalValues, short_help="List your databases.")
+@click.command("list", cls=OptionalValues)
 @server_option
 @yes_option
 @pass_settings
@@ -102,7 +102,7 @@ def list_databases(settings: Settings, server: str | None, yes: frozenset[str]) 
         click.echo(f" {names.ljust(width)} | {identity}")
 
 
-@click.command(cls=OptionalValues, short_help="Delete a database with all its data.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @server_option
 @yes_option
@@ -121,7 +121,7 @@ def delete(settings: Settings, database: str, server: str | None, yes: frozenset
     require(target.request("DELETE", f"/v1/database/{identity}"), target.url)
 
 
-@click.command(cls=OptionalValues, short_help="Protect a database from deletion.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @server_option
 @yes_option
@@ -134,7 +134,7 @@ def lock(settings: Settings, database: str, server: str | None, yes: frozenset[s
     click.echo(f"Database {identity} is now locked. It cannot be deleted until unlocked.")
 
 
-@click.command(cls=OptionalValues, short_help="Undo `lock`.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @server_option
 @yes_option
@@ -147,7 +147,7 @@ def unlock(settings: Settings, database: str, server: str | None, yes: frozenset
     click.echo(f"Database {identity} is now unlocked.")
 
 
-@click.command(cls=OptionalValues, short_help="Give a database another name.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @click.option("--to", "new_name", required=True, metavar="NAME", help="The new name.")
 @server_option

@@ -27,7 +27,7 @@ NAME_RULE = "use lower-case letters, digits and single hyphens between them, e.g
 ROUTE_MISSING = (404, 405, 501)
 
 
-@click.command(cls=OptionalValues, short_help="Upload a module: creates the database or updates it.")
+@click.command(cls=OptionalValues)
 @click.argument("name", required=False)
 @server_option
 @click.option(

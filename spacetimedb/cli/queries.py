@@ -28,9 +28,7 @@ SPECIAL_TEXTS: dict[str, Callable[[int], str]] = {
 """What a table shows of the special types, by the name of their element."""
 
 
-@click.command(
-    cls=OptionalValues, short_help="Call a reducer or procedure.", context_settings={"ignore_unknown_options": True}
-)
+@click.command(cls=OptionalValues, context_settings={"ignore_unknown_options": True})
 @click.argument("database")
 @click.argument("function")
 @click.argument("arguments", nargs=-1)
@@ -129,7 +127,7 @@ def _unknown_function(schema: Schema, name: str, database: str, identity: str) -
     return "\n".join(lines)
 
 
-@click.command(cls=OptionalValues, short_help="Run one SQL statement.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @click.argument("query")
 @server_option

@@ -45,7 +45,7 @@ def default_memory_mb() -> int:
     return max(LEAST_MEMORY_MB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21)
 
 
-@click.command(short_help="Run a server in the foreground.")
+@click.command()
 @click.option(
     "-l", "--listen-addr", metavar="HOST:PORT", help=f"Where to listen [{DEFAULT_LISTEN_ADDR}]; port 0 picks one."
 )

@@ -13,7 +13,7 @@ from spacetimedb.module.errors import ModuleError
 from .packaging import find_module, program_bytes
 
 
-@click.command(short_help="Write type stubs of a module's tables.")
+@click.command()
 @click.argument("module_path", type=click.Path(path_type=Path), default=Path())
 @click.option("--check", is_flag=True, help="Write nothing; fail if the stubs are out of date.")
 def stubs(module_path: Path, check: bool) -> None:

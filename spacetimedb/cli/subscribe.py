@@ -28,7 +28,7 @@ Changes = dict[str, dict[str, list[str]]]
 """By table: "deletes" and "inserts", each a list of JSON texts."""
 
 
-@click.command(cls=OptionalValues, short_help="Print changes as they happen.")
+@click.command(cls=OptionalValues)
 @click.argument("database")
 @click.argument("queries", nargs=-1, required=True)
 @server_option

@@ -50,7 +50,7 @@ def _chosen(names: Sequence[str], texts: dict[str, RowText], database: str) -> l
     return list(names) or list(texts)
 
 
-@click.command("export", cls=OptionalValues, short_help="Write the rows of tables into text files.")
+@click.command("export", cls=OptionalValues)
 @click.argument("database")
 @click.argument("tables", nargs=-1)
 @click.option(
@@ -139,7 +139,7 @@ def _opened(file: Path) -> Iterator[IO[str]]:
         yield out
 
 
-@click.command("import", cls=OptionalValues, short_help="Insert rows from a text file into a table.")
+@click.command("import", cls=OptionalValues)
 @click.argument("database")
 @click.argument("table")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
