@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -44,7 +44,7 @@ from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.durable_answers import gone, until_durable
 from spacetimedb.workers.handlers import run_handler
 from spacetimedb.workers.large_answers import indexes_built, select
-from spacetimedb.workers.metrics import metrics_text
+from spacetimedb.workers.metrics import Metrics
 from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
 from spacetimedb.workers.waiter import DatabaseGone, Waiter
@@ -97,6 +97,7 @@ class ReaderBackend(BackupRequests):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._metrics = Metrics(reader)
         self._pages: dict[str, tuple[str, bytes]] = {}
         if reader.setup.dashboard != "off":
             self._pages.update(dashboard_pages())
@@ -235,7 +236,14 @@ class ReaderBackend(BackupRequests):
         await self.link(database)
 
     async def call(
-        self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, function: str, arguments: str
+        self,
+        caller: Claims,
+        connection_id: ConnectionId,
+        database: DatabaseInfo,
+        function: str,
+        arguments: str,
+        *,
+        procedures: bool = True,
     ) -> CallOutcome:
         """connect, call, disconnect: in one batch of requests, unless it is a procedure, which may take its time."""
         link = await self.link(database)
@@ -244,7 +252,7 @@ class ReaderBackend(BackupRequests):
         problem = None
         is_owner = caller.identity == link.owner
         reducer = catalog.reducers.get(function)
-        procedure = catalog.procedures.get(function) if reducer is None else None
+        procedure = catalog.procedures.get(function) if reducer is None and procedures else None
         # What no client may call is looked for among the procedures too, and leaves a line in the log for both.
         as_procedure = mail.request(mail.PROCEDURE, 0, waiter.number, 0, mail.named(function, b""))
         requests: list[bytes] = []
@@ -266,7 +274,8 @@ class ReaderBackend(BackupRequests):
                 requests.append(mail.request(mail.PROCEDURE, 0, waiter.number, 0, mail.named(function, args)))
             else:
                 requests.append(mail.request(mail.CALL, mail.BY_NAME, waiter.number, 0, mail.named(function, b"")))
-                requests.append(as_procedure)
+                if procedures:
+                    requests.append(as_procedure)
         except ArgumentError as error:
             problem = error.message("procedure" if procedure is not None else "reducer")
             requests.append(mail.request(mail.CALL, mail.BAD_CALL, waiter.number, 0, mail.named(function, b"")))
@@ -422,9 +431,9 @@ class ReaderBackend(BackupRequests):
 
     # -- the server
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, databases: Collection[Identity] | None, queries: Collection[Identity] | None) -> bytes:
         """Prometheus text."""
-        return await metrics_text(self._reader)
+        return await self._metrics.text(databases, queries)
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         """As `spacetime start` was told."""

@@ -4,8 +4,8 @@ The lane is one trio task for all sockets of the process: it waits on a selector
 splits frames, hands messages to the database's link, and writes pre-framed bytes without waiting. A socket that would
 block keeps a backlog, written when the selector says so; a client whose backlog is too long is dropped.
 
-trio-websocket did the handshake and still owns the connection's control frames: pings and closes are passed to it, and
-what it sends goes out between our frames (see `websocket.py`).
+No client has a task of its own. A connection ends with a Close from each side: `close` begins it, `_end` sees to the
+rest, and a client that does not do its part in time is cut off by `reap`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ MAX_DEFERRED_BYTES: Final = 64 << 20
 PING_EVERY_S: Final = 15.0
 IDLE_LIMIT_S: Final = 30.0
 SWEEP_S: Final = 5.0
+CLOSE_HANDSHAKE_S: Final = 0.25
+"""How long a client may take to answer our Close."""
+CLOSE_BACKLOG_S: Final = 5.0
+"""How long a client that is to be closed may take to read what was sent to it before."""
+CLOSE_LOOK_S: Final = 0.05
 
 CONNECTING, OPEN, CLOSING, GONE = range(4)
 
@@ -70,16 +75,14 @@ class Client:
         "backlog_bytes",
         "backlog_messages",
         "cause",
-        "close_code",
-        "close_reason",
+        "close_by",
         "confirmed",
         "connection_id",
-        "control",
         "deferred",
         "deferred_bytes",
         "elsewhere",
-        "ended",
         "gathering",
+        "has_closed",
         "held",
         "horizon",
         "identity",
@@ -109,7 +112,6 @@ class Client:
         token: str,
         several: bool,
         confirmed: bool,
-        control: Callable[[bytes], None],
     ) -> None:
         self.socket = sock
         self.link = link
@@ -121,8 +123,6 @@ class Client:
         self.several = several
         """v3: several messages in a frame."""
         self.confirmed = confirmed
-        self.control = control
-        """Takes the bytes of a control frame that trio-websocket is to answer."""
         self.splitter = frames.FrameSplitter()
         self.state = CONNECTING
         self.cause = ""
@@ -151,13 +151,14 @@ class Client:
         """Events that the lane's selector looks for."""
         self.last_received = 0.0
         self.pinged_at = 0.0
-        self.ended = trio.Event()
-        self.close_code: int | None = None
-        self.close_reason = ""
+        self.has_closed = False
+        """It sent a Close."""
+        self.close_by = 0.0
+        """When it will be cut off; of clients that are CLOSING."""
 
 
 class Lane:
-    """All WebSocket sockets of the reader. `run` is its task."""
+    """All WebSocket sockets of the reader. `run`, `keep_alive` and `reap` are its tasks."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -167,18 +168,23 @@ class Lane:
         self.on_dropped: Callable[[], None] = lambda: None
         """Called when a database was found not to have waited for this reader: its link is no good any more."""
         self.slices = Slices(lambda: self.on_dropped())
+        self.active = trio.Event()
+        """Set, and replaced, when something happened that figures for metrics show."""
         self.now = trio.current_time()
         self._arrived = trio.Event()
         """Set when there are clients to look after."""
+        self._closing: set[Client] = set()
+        self._closes = trio.Event()
+        """Set when one of them begins to close."""
         self.messages_sent = 0
 
-    def add(self, client: Client) -> None:
-        """From now on the lane reads this socket."""
+    def add(self, client: Client, head: bytes = b"") -> None:
+        """From now on the lane owns this socket. `head`: the answer to the handshake, to be sent first."""
         self.now = client.last_received = trio.current_time()
         self.clients.add(client)
         self._arrived.set()
         self._watch(client)
-        self.send(client, frames.PING)
+        self.send(client, head + frames.PING)
         client.pinged_at = self.now
 
     async def run(self) -> None:
@@ -266,14 +272,10 @@ class Lane:
                 client.pinged_at = 0.0
             elif opcode == frames.TEXT:
                 self._receive(client, payload, client.parse_text)
-            else:
-                if opcode == frames.CLOSE:
-                    client.state = max(client.state, CLOSING)
-                    client.cause = client.cause or "client_close"
-                    client.link.leave(client)
-                elif client.state > OPEN:
-                    continue  # no Pong after a Close
-                client.control(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
+            elif opcode == frames.CLOSE:
+                self._closed(client, payload)
+            elif client.state <= OPEN:
+                self.send(client, frames.pong_frame(payload))
         if violation is not None:
             if violation.close_code is None:
                 self.drop(client, "websocket_receive_protocol")
@@ -344,6 +346,8 @@ class Lane:
             backlog.popleft()
         client.allowance = 0
         self._watch(client)
+        if client.state == CLOSING:
+            self._end(client)
 
     # -- ends
 
@@ -351,12 +355,43 @@ class Lane:
         """Begins a closing handshake from our side; later messages of the client are not executed."""
         if client.state < CLOSING:
             client.state = CLOSING
-            client.close_code = code
             client.cause = client.cause or CAUSE_OF_CLOSE.get(code, "client_message_error")
-            client.close_reason = reason
             client.link.outbox.flush_client(client)
             client.link.leave(client)
-            client.ended.set()
+            self.send(client, frames.close_frame(code, reason))
+            self._end(client)
+
+    def _closed(self, client: Client, payload: bytes) -> None:
+        """The client sent a Close; it is answered unless it is an answer itself."""
+        client.has_closed = True
+        if client.state < CLOSING:
+            client.state = CLOSING
+            client.cause = client.cause or "client_close"
+            client.link.leave(client)
+            self.send(client, frames.close_echo(payload))
+        self._end(client)
+
+    def _end(self, client: Client) -> None:
+        """Ends a connection that is CLOSING: when all is sent and the client has closed, or when it takes too long."""
+        if client.state == GONE:
+            return
+        if client.has_closed and not client.backlog:
+            self.drop(client)
+            return
+        client.close_by = trio.current_time() + (CLOSE_BACKLOG_S if client.backlog else CLOSE_HANDSHAKE_S)
+        self._closing.add(client)
+        self._closes.set()
+
+    async def reap(self) -> None:
+        """Cuts off clients that do not close in time."""
+        while True:
+            if not self._closing:
+                self._closes = trio.Event()
+                await self._closes.wait()
+            await trio.sleep(CLOSE_LOOK_S)
+            now = trio.current_time()
+            for client in [client for client in self._closing if client.close_by <= now]:
+                self.drop(client)
 
     def drop(self, client: Client, cause: str = "unknown") -> None:
         """Cuts the connection. Calling it again does nothing."""
@@ -364,16 +399,17 @@ class Lane:
             return
         client.cause = client.cause or cause
         client.state = GONE
+        self._closing.discard(client)
         if client in self.clients:
             self.clients.discard(client)
             if client.watched:
                 self._selector.unregister(client.socket)
                 client.watched = 0
+            client.socket.close()
         client.backlog.clear()
         client.messages.clear()
         client.held.clear()
         client.link.leave(client)
-        client.ended.set()
 
     async def keep_alive(self) -> None:
         """Pings every client that answered the last ping, and drops those that have been silent for too long."""

@@ -153,6 +153,7 @@ class ClientRequests:
             link.outbox.tell(client, v2.subscription_error(request_id, set_id, self.set_unknown(client, set_id)))
         else:
             self._answer(client, v2.unsubscribe_applied_head(request_id, set_id, rows), rows or ())
+            link.lane.active.set()
             link.forget_unused_tables()
         return True
 
@@ -195,6 +196,7 @@ class ClientRequests:
         started = time.perf_counter_ns()
         queries = self._link.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
         self._link.figures.compiled(len(queries), time.perf_counter_ns() - started)
+        self._link.lane.active.set()
         if not self._have_views(client, catalog):
             return None
         tables = {t for query in queries for t in query.stored_tables}

@@ -1,4 +1,9 @@
-"""What live queries cost at all readers of a database: each asks the others, through the actor and the commit ring.
+"""What live queries cost at all readers of a database.
+
+The most expensive ones stand on a notice of each reader in the control block, renewed once a second while something
+happens: whoever answers a scrape reads them there (`shown`), and nobody is interrupted.
+
+About one text a reader asks the others, through the actor and the commit ring:
 
     asking     RELAY with a `Question`; every reader finds it in the ring, also the one that asks
     answering  RELAY with an `Answer`; readers that did not ask throw it away
@@ -16,10 +21,11 @@ import msgspec
 import trio
 
 from spacetimedb.hosts import mail
-from spacetimedb.memory.ring import LOG_KEEPER_SLOT, lags
+from spacetimedb.memory import control as words
 from spacetimedb.subscriptions.costs import QueryCost, added_up, most_expensive
 
 if TYPE_CHECKING:
+    from spacetimedb.memory.control import ControlBlock
     from spacetimedb.workers.database_link import DatabaseLink
 
 PATIENCE_S: Final = 0.5
@@ -28,9 +34,9 @@ SHOWN_QUERIES: Final = 10
 
 
 class Question(msgspec.Struct, tag=True):
-    """Asks for the live queries of a text, as its callers may know them; `text` None: for the most expensive ones."""
+    """Asks for the live queries of a text, as its callers may know them."""
 
-    text: str | None
+    text: str
     is_owner: bool
 
 
@@ -43,6 +49,19 @@ class Answer(msgspec.Struct, tag=True):
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Question | Answer).decode
+_decode_costs: Final = msgspec.msgpack.Decoder(list[QueryCost]).decode
+
+
+def shown(control: ControlBlock) -> list[QueryCost]:
+    """The SHOWN_QUERIES queries that cost all readers most, those of one text as one; a second old."""
+    costs: list[QueryCost] = []
+    for slot in range(words.READER_SLOTS):
+        if control.reader(slot, words.READER_PID) and (content := control.reader_notice(slot).get()):
+            try:
+                costs += _decode_costs(content)
+            except msgspec.MsgspecError:
+                continue  # its module may have written over it
+    return most_expensive(added_up(costs), SHOWN_QUERIES)
 
 
 class _Asked:
@@ -63,8 +82,10 @@ class QueryCosts:
         self._link = link
         self._asked: dict[int, _Asked] = {}
         self._last = 0
+        self._notice = link.control.reader_notice(link.reader)
+        self._is_showing = False
 
-    def ask(self, text: str | None, is_owner: bool, then: Callable[[list[QueryCost]], None]) -> None:
+    def ask(self, text: str, is_owner: bool, then: Callable[[list[QueryCost]], None]) -> None:
         """Calls `then` with what the other readers have; once, soon."""
         link = self._link
         if link.down:
@@ -74,7 +95,7 @@ class QueryCosts:
         self._asked[number] = _Asked(then)
         self._relay(number, Question(text, is_owner))
 
-    async def elsewhere(self, text: str | None, is_owner: bool = True) -> list[QueryCost]:
+    async def elsewhere(self, text: str, is_owner: bool = True) -> list[QueryCost]:
         """The same, to wait for."""
         found: list[QueryCost] = []
         done = trio.Event()
@@ -88,15 +109,26 @@ class QueryCosts:
             await done.wait()
         return found
 
-    async def most_expensive(self) -> list[QueryCost]:
-        """The SHOWN_QUERIES queries that cost all readers most, those of one text as one."""
-        others = await self.elsewhere(None) if self._has_others() else []
-        own = self._link.subscriptions.most_expensive(SHOWN_QUERIES)
-        return most_expensive(added_up([*own, *others]), SHOWN_QUERIES)
+    def show(self) -> None:
+        """Renews the notice, in short pieces beside other work. To be called now and then."""
+        if self._is_showing:
+            return
+        self._is_showing = True
+        link = self._link
+        steps = link.subscriptions.most_expensive(SHOWN_QUERIES)
 
-    def _has_others(self) -> bool:
-        """Whether there are other readers."""
-        return bool(lags(self._link.ring).keys() - {LOG_KEEPER_SLOT, self._link.reader + 1})
+        def step() -> bool:
+            if link.down:
+                return False
+            try:
+                next(steps)
+            except StopIteration as end:
+                self._notice.put(msgspec.msgpack.encode(end.value))
+                self._is_showing = False
+                return False
+            return True
+
+        link.lane.slices.add(step)
 
     def follow(self, record: bytes) -> None:
         """A RELAYED record of the ring."""
@@ -104,13 +136,7 @@ class QueryCosts:
         link = self._link
         match _decode(record[mail.RELAYED_HEAD.size : len(record) - padding]):
             case Question(text, is_owner) if sender != link.reader:
-                subscriptions = link.subscriptions
-                costs = (
-                    subscriptions.most_expensive(SHOWN_QUERIES)
-                    if text is None
-                    else subscriptions.costs_of(text, is_owner)
-                )
-                self._relay(number, Answer(sender, costs))
+                self._relay(number, Answer(sender, link.subscriptions.costs_of(text, is_owner)))
             case Question() if number in self._asked:
                 self._asked[number].missing = readers - 1
                 if readers == 1:

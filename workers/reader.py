@@ -1,8 +1,8 @@
 """A reader worker: accepts connections, speaks HTTP and WebSocket, evaluates subscriptions, fans out.
 
 Tasks: one accepts, one listens to the supervisor, one moves WebSocket bytes (`client.Lane`), one waits for the bell
-that the actors and log keepers ring and pumps the databases' rings, one pings; and one for each connection, asleep
-for as long as the lane serves it.
+that the actors and log keepers ring and pumps the databases' rings, one pings, one cuts off; and one for each
+connection, until it has become a WebSocket.
 """
 
 from __future__ import annotations
@@ -81,8 +81,6 @@ class Reader:
         self._waiting: dict[int, tuple[trio.Event, list[Reply]]] = {}
         self._next_request = 0
         self._stopping = trio.Event()
-        self._active = trio.Event()
-        """Set by whatever the databases publish; see `_count`."""
         keys = KeyPair(setup.private_key, setup.public_key)
         self.api = Api(ReaderBackend(self), Tokens(keys, IssuerKeys(fetch_url)), setup.publishers)
 
@@ -208,7 +206,7 @@ class Reader:
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.wait_readable(bell.fd)
             bell.clear()
-            self._active.set()
+            self.lane.active.set()
             for link in self.links.values():
                 link.awake()
 
@@ -217,7 +215,7 @@ class Reader:
     async def _accept(self, nursery: trio.Nursery) -> None:
         most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS, RESERVED_DESCRIPTORS)
         while True:
-            while self.http_connections >= most:
+            while self.http_connections + len(self.lane.clients) >= most:
                 await trio.sleep(ACCEPT_RETRY_S)
             try:
                 sock, _address = await self._socket.accept()
@@ -231,15 +229,16 @@ class Reader:
     async def _count(self) -> None:
         """A second after something happened: forgets unused tables, shows this reader's figures for metrics."""
         while True:
-            await self._active.wait()
+            await self.lane.active.wait()
             await trio.sleep(COUNT_S)
-            self._active = trio.Event()
+            self.lane.active = trio.Event()
             for link in self.links.values():
                 link.forget_unused_tables()
                 link.costs.expire()
                 self._show_figures(link)
+                link.costs.show()
                 if link.has_unused_tables:
-                    self._active.set()  # they are kept for a while: look again
+                    self.lane.active.set()  # they are kept for a while: look again
 
     def _show_figures(self, link: DatabaseLink) -> None:
         block = link.control
@@ -259,7 +258,7 @@ class Reader:
         """Serves until told to stop, or until the supervisor is gone."""
         async with trio.open_nursery() as nursery:
             lane = self.lane
-            for task in (self._listen, self._pump, lane.run, lane.slices.run, lane.keep_alive, self._count):
+            for task in (self._listen, self._pump, lane.run, lane.slices.run, lane.keep_alive, lane.reap, self._count):
                 nursery.start_soon(_or_die, task)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, nursery)

@@ -7,7 +7,7 @@ a 500 whose text says nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -250,9 +250,17 @@ class Backend(Protocol):
         """Make sure the module runs. Raises BackendError if it cannot be started."""
 
     async def call(
-        self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, function: str, arguments: str
+        self,
+        caller: Claims,
+        connection_id: ConnectionId,
+        database: DatabaseInfo,
+        function: str,
+        arguments: str,
+        *,
+        procedures: bool = True,
     ) -> CallOutcome:
         """client_connected, the reducer or procedure, client_disconnected. `arguments` is the JSON text of the body.
+        Without `procedures` only reducers are known.
 
         Runs to its end even if the request is cancelled.
         """
@@ -273,8 +281,9 @@ class Backend(Protocol):
 
     # The server
 
-    async def metrics(self) -> bytes:
-        """Prometheus text."""
+    async def metrics(self, databases: Collection[Identity] | None, queries: Collection[Identity] | None) -> bytes:
+        """Prometheus text: figures of `databases` (None: of all, and of the server), with the texts of the queries
+        that cost most of `queries` (None: of all)."""
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         """Who may use the dashboard: this machine and owners, owners only, nobody."""

@@ -16,7 +16,6 @@ None of these answers carries CORS headers: pages of other origins cannot read t
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +34,6 @@ NOT_HERE: Final = (
     "The dashboard is open to this machine only. From elsewhere it needs the token of an identity that owns a database "
     "(`spacetime login show --token`)."
 )
-_LABELLED: Final = re.compile(rb'database_identity="([0-9a-f]{64})"')
 
 
 class LoadPoint(msgspec.Struct, forbid_unknown_fields=False):
@@ -115,17 +113,9 @@ async def token(exchange: Exchange) -> Response:
 
 async def metrics(exchange: Exchange) -> Response:
     local, databases = await _databases(exchange)
-    text = await exchange.backend.metrics()
-    if not local:
-        own = {database.identity.hex().encode() for database, _names in databases}
-        text = b"".join(line for line in text.splitlines(keepends=True) if _is_shown(line, own))
+    own = None if local else {database.identity for database, _names in databases}
+    text = await exchange.backend.metrics(own, own)
     return Response(200, [("content-type", TEXT), ("cache-control", "no-store")], text)
-
-
-def _is_shown(line: bytes, own: set[bytes]) -> bool:
-    """Descriptions, and figures of own databases."""
-    found = _LABELLED.search(line)
-    return line.startswith(b"#") if found is None else found[1] in own
 
 
 async def load_test(exchange: Exchange) -> Response:

@@ -37,6 +37,7 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     512                          actor        its board of figures (see `figures`), 16384 words
     16896                        log keeper   its board, 2048 words
     18944                        readers      their boards, 8192 words each
+    150016                       readers      what their queries cost, as notices (see `notice`), 2048 words each
 
 Use the constants with `control.words` where it matters (a store is 30 ns), the properties elsewhere.
 """
@@ -47,6 +48,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from .figures import Board, Figure, figures
+from .notice import Notice
 from .region import Region
 
 NEXT_OFFSET: Final = 8
@@ -97,8 +99,10 @@ ACTOR_BOARD: Final = (512, 16384)
 LOG_KEEPER_BOARD: Final = (16896, 2048)
 READER_BOARDS: Final = 18944
 READER_BOARD_WORDS: Final = 8192
+READER_NOTICES: Final = READER_BOARDS + READER_SLOTS * READER_BOARD_WORDS
+READER_NOTICE_WORDS: Final = 2048
 
-SIZE: Final = 8 * (READER_BOARDS + READER_SLOTS * READER_BOARD_WORDS)
+SIZE: Final = 8 * (READER_NOTICES + READER_SLOTS * READER_NOTICE_WORDS)
 """Bytes of the block's region; what is not used takes no memory."""
 
 WORD_NAMES: Final = {
@@ -194,12 +198,24 @@ class ControlBlock:
         """A reader's figures, for the reader."""
         return Board(self.words, READER_BOARDS + slot * READER_BOARD_WORDS, READER_BOARD_WORDS)
 
+    def reader_notice(self, slot: int) -> Notice:
+        """Where a reader says what its queries cost."""
+        return Notice(self.region, READER_NOTICES + slot * READER_NOTICE_WORDS, READER_NOTICE_WORDS)
+
+    def boards(self) -> list[tuple[int, int]]:
+        """First word and words of every board."""
+        readers = [(READER_BOARDS + slot * READER_BOARD_WORDS, READER_BOARD_WORDS) for slot in range(READER_SLOTS)]
+        return [ACTOR_BOARD, LOG_KEEPER_BOARD, *readers]
+
     def figures(self) -> Iterator[Figure]:
         """What is on all boards. Nobody waits for it."""
-        yield from figures(self.words, *ACTOR_BOARD)
-        yield from figures(self.words, *LOG_KEEPER_BOARD)
-        for slot in range(READER_SLOTS):
-            yield from figures(self.words, READER_BOARDS + slot * READER_BOARD_WORDS, READER_BOARD_WORDS)
+        for first, size in self.boards():
+            yield from figures(self.words, first, size)
+
+    def reader_sums(self) -> list[int]:
+        """The words `READER_...`, each added up over all readers."""
+        words = self.words[READERS : READERS + READER_SLOTS * READER_WORDS].tolist()
+        return [sum(words[word::READER_WORDS]) for word in range(READER_WORDS)]
 
     def get(self, name: str) -> int:
         """A word by its name in the table."""

@@ -90,7 +90,7 @@ class Board:
         self._spare = memoryview(bytearray(8 * (MAX_BOUNDS + 2))).cast("Q")
         self._known: dict[tuple[str, ...], tuple[memoryview, int]] = {}
         self.is_full = False
-        for at, figure in _entries(words, first, size):
+        for at, figure in places(words, first, size):
             self._known[figure.family, *figure.labels] = (words, at)
 
     @classmethod
@@ -157,12 +157,12 @@ class Counter:
 
 def figures(words: memoryview, first: int, size: int) -> Iterator[Figure]:
     """All entries of a board as they are now; the writer need not stop."""
-    for _at, figure in _entries(words, first, size):
+    for _at, figure in places(words, first, size):
         yield figure
 
 
-def _entries(words: memoryview, first: int, size: int) -> Iterator[tuple[int, Figure]]:
-    """Entries with the index of their first value."""
+def places(words: memoryview, first: int, size: int) -> Iterator[tuple[int, Figure]]:
+    """The same, each with the index of its first value; entries never move."""
     used = min(words[first], size)
     at = first + 1
     while at < first + used:

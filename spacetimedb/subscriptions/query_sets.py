@@ -15,7 +15,7 @@ Limits: RECENT_PLANS plans of queries that nobody is subscribed to are kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -32,9 +32,8 @@ from spacetimedb.subscriptions.costs import (
     QueryCost,
     TableStatistics,
     cost_of,
-    costs_by_text,
     live_steps,
-    most_expensive,
+    most_expensive_of,
 )
 from spacetimedb.subscriptions.large_rows import LargeRows, LargeTables, Snapshot, SnapshotOf
 from spacetimedb.subscriptions.one_off import OneOff
@@ -150,9 +149,9 @@ class Subscriptions:
         text = text.strip()
         return [cost_of(q) for q in self._queries.values() if q.text == text and (is_owner or not q.is_owner)]
 
-    def most_expensive(self, count: int) -> list[QueryCost]:
-        """The live queries that took most; one text in several roles counts as one."""
-        return most_expensive(costs_by_text(self._queries.values()), count)
+    def most_expensive(self, count: int) -> Generator[None, None, list[QueryCost]]:
+        """Step by step: the live queries that took most; one text in several roles counts as one."""
+        return most_expensive_of(self._queries.values(), count)
 
     def check_limit(self, queries: Iterable[Query], limit: int) -> None:
         """Raises SqlError if those of the queries that nobody has yet look at more rows than that."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Literal
 
 import msgspec
@@ -158,7 +158,14 @@ class FakeBackend:
         self.calls.append(("launch", database.identity))
 
     async def call(
-        self, caller: Claims, connection_id: ConnectionId, database: DatabaseInfo, function: str, arguments: str
+        self,
+        caller: Claims,
+        connection_id: ConnectionId,
+        database: DatabaseInfo,
+        function: str,
+        arguments: str,
+        *,
+        procedures: bool = True,
     ) -> CallOutcome:
         assert connection_id != ConnectionId.ZERO
         self.calls.append(("call", function, arguments))
@@ -199,7 +206,8 @@ class FakeBackend:
             201, [("x-shop", "one"), ("x-shop", "two"), ("content-length", "9"), *self.handler_headers], body
         )
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, databases: Collection[Identity] | None, queries: Collection[Identity] | None) -> bytes:
+        self.calls.append(("metrics", databases, queries))
         return self.metrics_text
 
     def static(self, path: str) -> tuple[str, bytes] | None:

@@ -14,6 +14,7 @@ from spacetimedb.auth.tokens import Claims, TokenError, Tokens
 from spacetimedb.http.api import Api
 from spacetimedb.http.local_access import is_local
 from spacetimedb.http.messages import Request, Response
+from spacetimedb.types.special import Identity
 
 HERE = {"host": "127.0.0.1:3000"}
 ROUTES = [
@@ -108,11 +109,35 @@ async def test_owner_from_elsewhere(server: Server) -> None:
     seen = json_of(await ask(server, "GET", "", peer="10.0.0.9", by=server.owner))
     assert seen["access"] == "token"
     assert [database["names"] for database in seen["databases"]] == [["foo"], ["bar"]]
-    text = f'# TYPE a gauge\na{{database_identity="{identity}"}} 1\na{{database_identity="{"0" * 64}"}} 2\nb 3\n'
-    server.backend.metrics_text = text.encode()
-    answer = await ask(server, "GET", "/metrics", peer="10.0.0.9", by=server.owner)
-    assert answer.body == f'# TYPE a gauge\na{{database_identity="{identity}"}} 1\n'.encode()
-    assert (await ask(server, "GET", "/metrics")).body == text.encode()
+    own = {Identity.from_hex(database["identity"]) for database in seen["databases"]}
+    assert identity in {found.hex() for found in own}
+    await ask(server, "GET", "/metrics", peer="10.0.0.9", by=server.owner)
+    await ask(server, "GET", "/metrics")
+    assert server.backend.calls[-2:] == [("metrics", own, own), ("metrics", None, None)]
+
+
+async def test_figures_are_open_but_texts_of_queries_are_not(server: Server) -> None:
+    """What /v1/metrics asks the backend to tell, and to whom: (databases, databases whose queries are named)."""
+    own = [database.identity for database, _names in await server.backend.all_databases()]
+
+    async def told_of(peer: str = "127.0.0.1", by: Claims | None = None, **headers: str) -> object:
+        fields = [("host", "localhost:3000"), *headers.items()]
+        if by is not None:
+            fields.append(("authorization", f"Bearer {by.token}"))
+        answer = await server.api.handle(Request("GET", "/v1/metrics", "", fields, b"", peer=peer))
+        assert isinstance(answer, Response)
+        assert (answer.status, answer.body) == (200, server.backend.metrics_text)
+        return server.backend.calls[-1]
+
+    assert await told_of() == ("metrics", None, None)
+    assert await told_of(origin="https://evil.example") == ("metrics", None, [])
+    assert await told_of(via="1.1 proxy") == ("metrics", None, [])
+    assert await told_of(peer="10.0.0.9") == ("metrics", None, [])
+    assert await told_of(peer="10.0.0.9", authorization="Bearer nonsense") == ("metrics", None, [])
+    assert await told_of(peer="10.0.0.9", by=server.other) == ("metrics", None, [])
+    assert await told_of(peer="10.0.0.9", by=server.owner) == ("metrics", None, own)
+    server.backend.dashboard = "token"
+    assert await told_of() == ("metrics", None, [])
 
 
 @pytest.mark.parametrize("policy", ["token", "off"])
