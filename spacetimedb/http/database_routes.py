@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from spacetimedb.types.special import ConnectionId
 
-from .backend import CallKind, CallOutcome, HandlerRequest
+from .backend import CallKind, CallOutcome, HandlerRequest, SqlOutcome
 from .exchange import LOCKED_DELETE, Exchange, resolve_identity
 from .messages import (
     NDJSON,
@@ -111,13 +111,18 @@ async def sql(exchange: Exchange) -> Response:
     outcome = await exchange.backend.sql(
         exchange.caller, random_connection_id(), exchange.database, statement, query.get("confirmed", True)
     )
-    response = json_text_response(
+    response = json_text_response(sql_json(outcome))
+    response.headers.append((_DURATION, str(outcome.duration_micros)))
+    return response
+
+
+def sql_json(outcome: SqlOutcome) -> str:
+    """The results of all statements (one) as JSON text."""
+    return (
         f'[{{"schema":{outcome.schema},"rows":{outcome.rows},"total_duration_micros":{outcome.duration_micros},'
         f'"stats":{{"rows_inserted":{outcome.rows_inserted},"rows_deleted":{outcome.rows_deleted},'
         f'"rows_updated":{outcome.rows_updated}}}}}]'
     )
-    response.headers.append((_DURATION, str(outcome.duration_micros)))
-    return response
 
 
 async def call(exchange: Exchange) -> Response:

@@ -11,6 +11,7 @@ from spacetimedb.types.special import Identity
 from .backend import NameDenied, NameInUse, PublishRequest
 from .database_routes import hash_json
 from .exchange import LOCKED_RESET, Exchange, resolve_identity
+from .json_body import read_json
 from .messages import HttpError, JsonError, Response, decode_utf8, json_response
 from .query import Reader, boolean, duration, hash_value, integer, name_or_identity, read_query, text, variant
 
@@ -201,24 +202,7 @@ async def set_names(exchange: Exchange) -> Response:
 
 def _json_names(exchange: Exchange) -> list[str]:
     """The body of a rename: a JSON list of names. Raises HttpError 400, 415, 422."""
-    content_type = (exchange.request.header("content-type") or "").partition(";")[0].strip().lower()
-    kind, _, subtype = content_type.partition("/")
-    if kind != "application" or not (subtype == "json" or subtype.endswith("+json")):
-        raise HttpError(415, "Expected request with `Content-Type: application/json`")
-    body = decode_utf8(exchange.request.read_body())
-    start = len(body) - len(body.lstrip(" \t\r\n"))
-    try:
-        value, _ = json.JSONDecoder().raw_decode(body, start)
-    except json.JSONDecodeError as error:
-        problem = "EOF while parsing a value" if error.pos >= len(body) else "expected value"
-        column = error.colno - (1 if error.pos >= len(body) else 0)
-        raise HttpError(
-            400, f"Failed to parse the request body as JSON: {problem} at line {error.lineno} column {column}"
-        ) from None
-    except RecursionError:
-        raise HttpError(
-            400, "Failed to parse the request body as JSON: recursion limit exceeded at line 1 column 128"
-        ) from None
+    value, start = read_json(exchange.request)
     wrong = "Failed to deserialize the JSON body into the target type: invalid type: "
     if not isinstance(value, list):
         raise HttpError(422, f"{wrong}{_json_type(value)}, expected a sequence at line 1 column {start}")

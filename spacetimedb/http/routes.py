@@ -15,6 +15,7 @@ import msgspec
 from . import backup_routes as backup
 from . import dashboard_routes as dashboard
 from . import database_routes as db
+from . import mcp_routes as mcp
 from . import publish_routes as publishing
 from . import server_routes as server
 from .exchange import Exchange
@@ -121,6 +122,8 @@ _ROUTES: Final = (
     _database("/unstable/timestamp", {"GET": db.timestamp}),
     _database("/lock", {"POST": db.lock}),
     _database("/unlock", {"POST": db.unlock}),
+    _database("/mcp", {"POST": mcp.answer}, resolves=False),
+    _route("/v1/mcp", {"POST": mcp.answer}, Auth.ANONYMOUS),
     _database("/snapshot", {"POST": db.snapshot}),
     _database("/backup", {"GET": backup.backup}),
     _database("/import/:table", {"POST": backup.import_rows}, limit=backup.PIECE_LIMIT),

@@ -16,12 +16,6 @@ from vector_matching import Mismatch, fill, match_answer, match_json, match_text
 VECTORS = Path(__file__).parents[1] / "vectors" / "http"
 FILES = sorted(VECTORS.glob("*.json"))
 
-# Whole files and single pairs that need what other parts of the project bring; the reason stands with each.
-LATER_FILES = {
-    "07-mcp": "the MCP endpoint",
-}
-LATER_PAIRS: dict[tuple[str, str], str] = {}
-
 
 def pairs_of(file: Path) -> list[dict[str, Any]]:
     pairs: list[dict[str, Any]] = json.loads(file.read_text())["pairs"]
@@ -91,25 +85,17 @@ def scripts(server: ServerProcess) -> dict[str, Script]:
     return {file.stem: Script(server) for file in FILES}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.stem not in LATER_FILES], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_script(scripts: dict[str, Script], file: Path) -> None:
     """All pairs of one file, in order; every mismatch is told."""
     script = scripts[file.stem]
     problems = []
     for pair in pairs_of(file):
-        if (file.stem, pair["name"]) in LATER_PAIRS:
-            continue
         try:
             script.play(pair)
         except Mismatch as problem:
             problems.append(f"{pair['name']}: {problem}")
     assert not problems, "\n".join(problems)
-
-
-def test_what_is_left_out_exists() -> None:
-    known = {(file.stem, pair["name"]) for file in FILES for pair in pairs_of(file)}
-    assert LATER_PAIRS.keys() <= known
-    assert LATER_FILES.keys() <= {file.stem for file in FILES}
 
 
 # The matching itself
