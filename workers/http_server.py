@@ -18,7 +18,7 @@ from spacetimedb.http.h11_events import body_events, head_path, request_of, resp
 from spacetimedb.http.messages import Response, text_response
 from spacetimedb.http.routes import body_limit
 from spacetimedb.http.upgrade import Upgrade
-from spacetimedb.workers.websocket import serve_websocket
+from spacetimedb.workers.websocket import open_websocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,8 +87,7 @@ async def _serve(reader: Reader, stream: trio.SocketStream) -> None:
             rest = connection.trailing_data[0]
             link = await reader.link_for(answer.database.identity)
             if link is not None:
-                key = next(value.decode("latin-1") for name, value in head.headers if name == b"sec-websocket-key")
-                await serve_websocket(stream, reader.lane, link, answer, key, rest)
+                open_websocket(stream, reader.lane, link, answer, rest)
             return
         if not isinstance(answer.body, bytes):
             await _send(connection, stream, answer, head.method == b"HEAD")

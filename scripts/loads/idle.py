@@ -1,0 +1,9 @@
+"""Bots that are connected and do nothing."""
+
+from spacetimedb.loadtest import Bot
+
+DATABASE = "pings"
+
+
+async def start(bot: Bot) -> None:
+    pass
