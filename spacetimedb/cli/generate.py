@@ -1,9 +1,14 @@
-"""`spacetime generate`: bindings for clients, from a module's source or from a running database."""
+"""`spacetime generate`: bindings for clients, from a module's source or from a running database.
+
+`spacetime extract-schema` is what upstream's generator runs to learn what a module defines, if the environment variable
+SPACETIMEDB_SCHEMA_EXTRACTOR names this program: it prints one JSON object, `{"V10": ...}`.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -68,26 +73,41 @@ def generate(
     elif module_def is not None:
         definition = _from_json(module_def.read())
     else:
-        definition = _of_program(bin_path if bin_path is not None else find_module(module_path or Path(".")))
+        definition = _definition_of(bin_path if bin_path is not None else find_module(module_path or Path(".")))
     _write(out_dir, _files(language, definition, include_private), "delete-data" in yes or "all" in yes)
     hidden = sorted(table.name for table in definition.all_tables if not table.is_public)
     if hidden and not include_private:
         click.echo(f"Skipping private tables during codegen: {', '.join(hidden)}.")
 
 
+@click.command("extract-schema")
+@click.argument("module", type=click.Path(path_type=Path), metavar="MODULE")
+def extract_schema(module: Path) -> None:
+    """Prints what MODULE (a .py file, a package, or a file as it is uploaded) defines, as JSON.
+
+    For the generator of the official command line: its `generate --module-def FILE` reads this, or it runs this
+    program by itself if SPACETIMEDB_SCHEMA_EXTRACTOR holds its path.
+    """
+    from ..schema.json import schema_v10
+
+    with redirect_stdout(sys.stderr):  # where a module prints while it loads
+        definition = _definition_of(module)
+    click.echo(f'{{"V10":{schema_v10(definition)}}}')
+
+
 def _language(lang: str) -> str:
     language = LANGUAGES.get(lang.lower())
     if language is None and lang.lower() in ELSEWHERE:
         raise click.ClickException(
-            f"--lang {lang}: use the generator of the official command line. `spacetime describe --json DATABASE` "
-            'gives the definition; wrap it as {"V10": ...} and pass it to `generate --module-def FILE` there.'
+            f"--lang {lang}: use the generator of the official command line: write the definition into a file with "
+            "`spacetime extract-schema MODULE > FILE`, and pass it to `generate --module-def FILE` there."
         )
     if language is None:
         raise click.UsageError(f"--lang {lang}: python or typescript")
     return language
 
 
-def _of_program(path: Path) -> ModuleDef:
+def _definition_of(path: Path) -> ModuleDef:
     """The definition of a module's source, which is loaded for it."""
     from ..hosts.program import ProgramError, load_program
     from ..module.errors import ModuleError

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "logs": ("logs:logs", "Show what a module logged."),
     "describe": ("manage:describe", "Show tables and functions of a database."),
     "generate": ("generate:generate", "Generate bindings for clients."),
+    "extract-schema": ("generate:extract_schema", "Print what a module defines, for the official generator."),
     "stubs": ("stubs:stubs", "Write type stubs of a module's tables."),
     "list": ("manage:list_databases", "List your databases."),
     "delete": ("manage:delete", "Delete a database with all its data."),
