@@ -73,6 +73,8 @@ class ControlPlane:
         except Exception as error:
             self._supervisor.say(f"{request.method}: {type(error).__name__}: {error}")
             return Reply(request.request_id, "error", 500, b"internal error")
+        finally:
+            self.loaders.prepare()
         return Reply(request.request_id, "ok", 200, _pack(value))
 
     # -- names
@@ -255,7 +257,7 @@ class ControlPlane:
         if database is None or not await database.until_serving() or database.ready is None:
             why = self.broken.get(identity) or (database and database.problem) or "it is not running"
             raise ControlError(500, f"error starting database: {why}")
-        return with_durability(validate(decode_raw(database.ready.definition)), database.ready.not_durable)
+        return database.definition
 
     async def _create(self, identity: bytes, owner: bytes, program: bytes, old: DatabaseRow | None) -> None:
         """A fresh database under `identity`; the old one, if any, goes on until the new one's module has loaded."""

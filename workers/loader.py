@@ -2,6 +2,9 @@
 
 Input on standard input: MessagePack of `messages.Load`. Output on standard output: MessagePack of `messages.Loaded`. A
 module that raises, loops or prints does so here. The process confines itself before it runs the first line of it.
+
+It is usually started before there is anything to load, and then does all that every program needs: what is left to do
+afterwards is what an author waits for.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ def main() -> None:
     """Entry of the process."""
     output = os.dup(1)
     os.dup2(2, 1)
+    load_libraries(())
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Load)
     libraries = libraries_of(order.program)
-    load_libraries(libraries)
+    if libraries:
+        load_libraries(libraries)
     try:
         confine(order.confinement)
     except NotConfined:

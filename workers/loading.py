@@ -28,6 +28,7 @@ class Loaders:
 
     def __init__(self) -> None:
         self._spare: trio.Process | None = None
+        self._is_wanted = False
         self._used = trio.Event()
 
     async def run(self) -> None:
@@ -48,6 +49,13 @@ class Loaders:
         finally:
             with trio.CancelScope(shield=True):
                 await self._end_spare()
+
+    def prepare(self) -> None:
+        """Starts the process for the next program if one has been used. To be called when the request that used it has
+        its answer: until then the database has more need of the processor."""
+        if self._is_wanted:
+            self._is_wanted = False
+            self._used.set()
 
     async def load(self, order: bytes) -> bytes:
         """The answer of a process to an order (`messages.Load`, packed); what a module makes of the process is in it.
@@ -74,7 +82,7 @@ class Loaders:
                     nursery.cancel_scope.cancel()
         finally:
             await _end(process)
-            self._used.set()
+            self._is_wanted = True
         if scope.cancelled_caught:
             raise ControlError(500, f"the module was not loaded within {LOAD_LIMIT_S:g} s")
         return bytes(answer)

@@ -22,6 +22,7 @@ from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.mailbox import format_mailbox
 from spacetimedb.memory.region import Region
+from spacetimedb.schema.definition import ModuleDef, with_durability
 from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.workers.channel import ChannelClosed, ChannelCorrupt
@@ -124,6 +125,8 @@ class DatabaseProcesses:
         self.directory = directory
         self.in_memory = in_memory
         self.ready: ActorReady | None = None
+        self.definition: ModuleDef
+        """Of the program that runs, while `ready` is set."""
         self.initial_program = b""
         self.stopping = False
         self.problem: str | None = None
@@ -244,16 +247,16 @@ class DatabaseProcesses:
         message = received[0]
         if not isinstance(message, ActorReady):
             raise DatabaseFailed(message.text if isinstance(message, ActorFailed) else NO_ANSWER)
-        self._check(message)
+        self.definition = self._definition(message)
         self._history.notes = []
         await self._until_durable(message.next_offset, actor, keeper)
         return message
 
     @staticmethod
-    def _check(ready: ActorReady) -> None:
+    def _definition(ready: ActorReady) -> ModuleDef:
         """Module code runs where this was made: readers must be able to take it."""
         try:
-            validate(decode_raw(ready.definition))
+            return with_durability(validate(decode_raw(ready.definition)), ready.not_durable)
         except Exception:
             raise DatabaseFailed("the database process announced a definition that is none") from None
 
@@ -584,14 +587,14 @@ class DatabaseProcesses:
         if isinstance(answer, ActorFailed):
             raise DatabaseFailed(answer.text)
         try:
-            self._check(answer)
+            definition = self._definition(answer)
         except DatabaseFailed:
             actor.process.kill()  # whatever it runs now, nobody knows what its tables are
             raise
         if actor is not self._actor or self.ready is None:
             raise DatabaseFailed("the database process ended during the update")
         self._history.forget()
-        self.ready = answer
+        self.ready, self.definition = answer, definition
         self.program, self.program_hash = program, program_hash
         for reader in self._readers():
             try:

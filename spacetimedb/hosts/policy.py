@@ -56,6 +56,10 @@ ON_DEMAND: Final = frozenset(["numpy", "typing_extensions", "spacetimedb.hosts.t
 INNER_PARTS: Final = frozenset(["auth", "cli", "client", "codegen", "hosts", "http", "log", "protocol", "workers"])
 """Parts of `spacetimedb` that are the server's own affair."""
 
+_BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Fields of statements that hold statements, or what holds statements in turn."""
+_CHECKERS_ONLY: Final = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
 
 def check_imports(source: str, file: str, own_package: str) -> list[Problem]:
     """Every import in `source` that is not allowed. `own_package` is the name under which the module itself is loaded.
@@ -76,21 +80,17 @@ def imported(source: str, file: str = "<program>") -> list[tuple[int, str]]:
     """Line and full name of everything that is imported by name, relative imports and those for type checkers left
     out."""
     found = []
-    tree = ast.parse(source, file)
-    for_checkers = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_checkers:
-            continue
+    statements: list[ast.AST] = [ast.parse(source, file)]
+    for node in statements:  # which grows: no expression imports anything, so only blocks are gone into
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found.append((node.lineno, node.module))
-            if node.module == "spacetimedb":
-                found += [(node.lineno, f"spacetimedb.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if not node.level and node.module:
+                found.append((node.lineno, node.module))
+                if node.module == "spacetimedb":
+                    found += [(node.lineno, f"spacetimedb.{alias.name}") for alias in node.names]
+        else:
+            is_for_checkers = isinstance(node, ast.If) and ast.unparse(node.test) in _CHECKERS_ONLY
+            for block in _BLOCKS[is_for_checkers:]:
+                statements += getattr(node, block, ())
     return found

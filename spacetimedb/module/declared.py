@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -85,26 +85,30 @@ class DeclaredRoute(msgspec.Struct, frozen=True, eq=False):
     function: Callable[..., object]
 
 
-def _find_line(file: str, start: int, pattern: str, otherwise: int) -> int:
-    """First line from `start` on that matches; source that is gone gives `otherwise`."""
+_CLASS: Final = re.compile(r"\s*class\s+(\w+)")
+_ATTRIBUTE: Final = re.compile(r"\s+(\w+)\s*[:=]")
+_FUNCTION: Final = re.compile(r"\s*(?:async\s+)?def\s+(\w+)")
+
+
+def _find_line(file: str, start: int, statement: re.Pattern[str], name: str, otherwise: int) -> int:
+    """First line from `start` on that is such a statement about this name; source that is gone gives `otherwise`."""
     lines = linecache.getlines(file)
-    regex = re.compile(pattern)
     for number in range(start, len(lines) + 1):
-        if regex.match(lines[number - 1]):
+        found = statement.match(lines[number - 1])
+        if found is not None and found[1] == name:
             return number
     return otherwise
 
 
 def class_line(declaration: Declaration) -> int:
     """Line of the `class` statement."""
-    pattern = rf"\s*class\s+{re.escape(declaration.class_name)}\b"
-    return _find_line(declaration.file, declaration.line, pattern, declaration.line)
+    return _find_line(declaration.file, declaration.line, _CLASS, declaration.class_name, declaration.line)
 
 
 def attribute_line(declaration: Declaration, attribute: str) -> int:
     """Line of an attribute in a class, the class's own when it has none."""
     line = class_line(declaration)
-    return _find_line(declaration.file, line, rf"\s+{re.escape(attribute)}\s*[:=]", line) if attribute else line
+    return _find_line(declaration.file, line, _ATTRIBUTE, attribute, line) if attribute else line
 
 
 def function_place(function: Callable[..., object]) -> tuple[str, int]:
@@ -112,6 +116,5 @@ def function_place(function: Callable[..., object]) -> tuple[str, int]:
     code = getattr(function, "__code__", None)
     if code is None:
         return "<module>", 1
-    name = re.escape(function.__name__)
-    pattern = rf"\s*(async\s+)?def\s+{name}\b"
-    return code.co_filename, _find_line(code.co_filename, code.co_firstlineno, pattern, code.co_firstlineno)
+    first = code.co_firstlineno
+    return code.co_filename, _find_line(code.co_filename, first, _FUNCTION, function.__name__, first)
