@@ -15,10 +15,9 @@ from typing import Any
 
 import trio
 import trio_websocket
+from patience import PATIENCE_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-START_SECONDS = 60.0
-ANSWER_SECONDS = 30.0
 MAXIMUM_MESSAGE_BYTES = 64 * 1024 * 1024
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run", "--hide-scrollbars"),
@@ -105,7 +104,7 @@ class Browser:
             message["sessionId"] = session
         answered, answers = self._waiting[self._number] = trio.Event(), []
         await self._socket.send_message(json.dumps(message))
-        with trio.move_on_after(ANSWER_SECONDS):
+        with trio.move_on_after(PATIENCE_S):
             await answered.wait()
         if not answers:
             raise PageError(f"no answer to {method} {parameters.get('expression', '')}")
@@ -162,7 +161,7 @@ async def open_browser() -> AsyncIterator[Browser]:
 async def _devtools_url(process: trio.Process) -> str:
     assert process.stderr is not None
     said = b""
-    with trio.move_on_after(START_SECONDS):
+    with trio.move_on_after(PATIENCE_S):
         while chunk := await process.stderr.receive_some():
             said += chunk
             if found := re.search(rb"DevTools listening on (ws://\S+)", said):

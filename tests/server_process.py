@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from spacetimedb.cli.api import Answer, Server
 
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS = 120.0
+STOP_SECONDS = 90.0
 SAMPLES = Path(__file__).resolve().parent.parent / "scripts" / "samples"
 _PASSING = re.compile(r"workers\.(loader|snapshotter|restorer|outbound)\b")
 _LISTENS = re.compile(r"listening on (?:http://)?(\S+):(\d+)", re.IGNORECASE)

@@ -11,6 +11,7 @@ from collections import deque
 from urllib.parse import urlsplit
 
 import v1_view
+from patience import PATIENCE_S
 from v1_view import V1Message
 
 from spacetimedb.protocol import v2_client
@@ -18,8 +19,6 @@ from spacetimedb.protocol.frames import BINARY, CLOSE, CONTINUATION, PING_OPCODE
 from spacetimedb.protocol.v2_client import ServerMessage
 
 Received = ServerMessage | V1Message
-PATIENCE = 10.0
-"""Seconds to wait for what must come."""
 
 
 class Refused(Exception):
@@ -55,7 +54,7 @@ class SessionClient:
     ) -> None:
         address = urlsplit(base_url)
         assert address.hostname is not None
-        self._socket = socket.create_connection((address.hostname, address.port or 80), PATIENCE)
+        self._socket = socket.create_connection((address.hostname, address.port or 80), PATIENCE_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         self._messages: deque[Received] = deque()
@@ -83,9 +82,15 @@ class SessionClient:
             raise Refused(status, body.decode())
         self.protocol = self.headers["sec-websocket-protocol"]
 
+    @property
+    def port(self) -> int:
+        """The client's own."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def _read_head(self) -> list[str]:
         while b"\r\n\r\n" not in self._buffer:
-            self._more(PATIENCE)
+            self._more(PATIENCE_S)
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         return head.decode("latin-1").split("\r\n")
 
@@ -102,7 +107,7 @@ class SessionClient:
 
     def _read_exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            self._more(PATIENCE)
+            self._more(PATIENCE_S)
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
@@ -135,7 +140,7 @@ class SessionClient:
         self.send_frame(struct.pack(">H", 1000), CLOSE)
         try:
             while True:
-                self._frame(PATIENCE)
+                self._frame(PATIENCE_S)
         except Ended:
             self._socket.close()
 
@@ -148,7 +153,7 @@ class SessionClient:
 
     # Receiving
 
-    def receive(self, seconds: float = PATIENCE) -> Received:
+    def receive(self, seconds: float = PATIENCE_S) -> Received:
         """The next message. Raises TimeoutError, Ended."""
         deadline = time.monotonic() + seconds
         while not self._messages:
@@ -159,7 +164,7 @@ class SessionClient:
         """All messages until the connection ends, and how it ended. Raises TimeoutError."""
         try:
             while True:
-                self._frame(PATIENCE)
+                self._frame(PATIENCE_S)
         except Ended as end:
             return list(self._messages), end
 
@@ -167,7 +172,7 @@ class SessionClient:
         """Ping, and wait for the Pong."""
         self.send_frame(payload, PING_OPCODE)
         while payload not in self.pongs:
-            self._frame(PATIENCE)
+            self._frame(PATIENCE_S)
         self.pongs.remove(payload)
 
     def _frame(self, seconds: float) -> None:

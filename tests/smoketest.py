@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, TypeVar
+from typing import Any
 
 from click.testing import CliRunner, Result
+from patience import until
 from server_process import ServerProcess
 from session_client import SessionClient
 
@@ -23,8 +23,6 @@ from spacetimedb.cli.schema import Schema
 from spacetimedb.cli.subscribe import Watch, row_printers
 from spacetimedb.protocol import v2_client as v2
 
-PATIENCE_S = 10.0
-T = TypeVar("T")
 _names = itertools.count(1)
 
 Rows = list[dict[str, Any]]
@@ -182,14 +180,6 @@ class User:
         for subscriber in self._subscribers:
             if not subscriber.is_closed:
                 subscriber.session.drop()
-
-
-def until(look: Callable[[], T], condition: Callable[[T], bool]) -> T:
-    """Looks again and again until the condition holds for what was seen; returns that."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition(seen := look()):
-        assert time.monotonic() < deadline, seen
-    return seen
 
 
 def new_name() -> str:

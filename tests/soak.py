@@ -22,8 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from patience import PATIENCE_S
 from server_process import SAMPLES, ServerProcess
-from session_client import PATIENCE, Received, SessionClient
+from session_client import Received, SessionClient
 
 from spacetimedb.protocol import v2_client as v2
 
@@ -175,7 +176,7 @@ class SoakClient:
         """Takes everything that was sent until now."""
         wanted = self.answered + 1
         self.client.send(v2.call_reducer(self.request(), "nothing", b""))
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_S
         while self.answered < wanted:
             self.take(self.client.receive(max(deadline - time.monotonic(), 0.001)))
         assert not self.waiting

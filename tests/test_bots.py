@@ -5,17 +5,17 @@ from __future__ import annotations
 import trio
 from bots import Board, Bot, Tally, keep_playing, keep_watching
 from conftest import ServerFactory
+from patience import PATIENCE_S
 from server_process import SAMPLES, kill
 
 BOTS = 30
-SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
 
 async def progress(board: Board, tally: Tally, calls: int) -> None:
     """Returns when the bots have made so many more calls and most of them are on the board."""
     goal = tally.calls + calls
-    with trio.move_on_after(SECONDS):
+    with trio.move_on_after(PATIENCE_S):
         while tally.calls < goal or len(board.circles) < BOTS * 2 // 3:
             await trio.sleep(LOOK_SECONDS)
         return

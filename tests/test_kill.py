@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 from conftest import ServerFactory
+from patience import PATIENCE_S
 from server_process import SAMPLES, RequestFailed, ServerProcess, kill
 
 from spacetimedb.cli.session import Session, SessionLost, SessionRefused, open_session
@@ -22,7 +23,6 @@ from spacetimedb.protocol import v2_client as v2
 PAYERS = 6
 IN_FLIGHT = 20
 BALANCE = 1_000_000
-RECOVERY_SECONDS = 30.0
 RETRY_SECONDS = 0.1
 
 
@@ -74,7 +74,7 @@ def check_the_money(server: ServerProcess, payers: list[Payer]) -> None:
 async def progress(payers: list[Payer], calls: int) -> None:
     """Returns when every payer has seen so many more transfers confirmed. AssertionError if that takes too long."""
     goals = [payer.confirmed + calls for payer in payers]
-    with trio.move_on_after(RECOVERY_SECONDS):
+    with trio.move_on_after(PATIENCE_S):
         while any(payer.confirmed < goal for payer, goal in zip(payers, goals, strict=True)):
             await trio.sleep(RETRY_SECONDS / 4)
         return

@@ -20,7 +20,7 @@ from spacetimedb.schema.validation import validate
 
 TESTS = Path(__file__).parent
 NPM = TESTS / "npm"
-SECONDS = 120
+SECONDS = 300
 MODULES = {
     "every_type": "sdk_test",
     "every_key": "sdk_test",

@@ -10,7 +10,7 @@ import pytest
 from server_process import ServerProcess
 
 NPM = Path(__file__).resolve().parent / "npm"
-SECONDS = 120
+SECONDS = 300
 SCENARIOS = re.findall(r"^export async function (\w+)\(server\)", (NPM / "scenarios.mjs").read_text(), re.MULTILINE)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import trio
 from conftest import ServerFactory
+from patience import PATIENCE_S
 from server_process import RequestFailed, ServerProcess
 
 from spacetimedb.cli.session import Session, SessionLost, open_session
 from spacetimedb.protocol import v2_client as v2
 
-SECONDS = 20.0
 HEAD = """
 import enum
 from spacetimedb import *
@@ -67,7 +67,7 @@ def publish(server: ServerProcess, name: str, program: str, *, break_clients: bo
 
 
 async def next_update(session: Session) -> v2.TransactionUpdate:
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(PATIENCE_S):
         while True:
             for message in await session.receive():
                 if isinstance(message, v2.TransactionUpdate):
@@ -76,7 +76,7 @@ async def next_update(session: Session) -> v2.TransactionUpdate:
 
 async def subscribe(session: Session, *queries: str) -> None:
     await session.send(v2.subscribe(session.next_request(), 1, list(queries)))
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(PATIENCE_S):
         applied = [m for m in await session.receive() if isinstance(m, v2.SubscribeApplied)]
     assert applied
 
@@ -84,7 +84,7 @@ async def subscribe(session: Session, *queries: str) -> None:
 async def to_the_end(session: Session) -> tuple[list[object], str]:
     """All messages until the server closes, and why it does."""
     found: list[object] = []
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(PATIENCE_S):
         try:
             while True:
                 found += await session.receive()
@@ -102,7 +102,7 @@ def test_clients_stay(server: ServerProcess) -> None:
             program = HEAD + PERSON + MORE_MOODS + VISIT
             await trio.to_thread.run_sync(publish, server, "mig-stay", program)
             await session.send(v2.subscribe(session.next_request(), 2, ["SELECT * FROM visit"]))
-            with trio.fail_after(SECONDS):
+            with trio.fail_after(PATIENCE_S):
                 assert any(isinstance(m, v2.SubscribeApplied) for m in await session.receive())
             await trio.to_thread.run_sync(server.call, "mig-stay", "make", 1, 2, "y")
             await trio.to_thread.run_sync(server.call, "mig-stay", "make", 2, 2, "x")
@@ -224,7 +224,7 @@ def test_indexes_come_and_go_under_live_queries(server: ServerProcess) -> None:
                 plan = await trio.to_thread.run_sync(server.sql, "mig-index", f"EXPLAIN {TWO}")
                 assert plan[0][0] == ("look up" if is_indexed else "scan")
                 await session.send(v2.subscribe(session.next_request(), 100 + number, [BACK]))
-                with trio.fail_after(SECONDS):
+                with trio.fail_after(PATIENCE_S):
                     (answer,) = await session.receive()
                 assert isinstance(answer, v2.SubscribeApplied if is_indexed else v2.SubscriptionError)
                 if isinstance(answer, v2.SubscribeApplied):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from conftest import ServerFactory
+from patience import until
 from server_process import SAMPLES, RequestFailed, ServerProcess
 
 from spacetimedb.log.files import OPERATING_SYSTEM
 from spacetimedb.log.recovery import snapshot_state
 from spacetimedb.log.snapshot import read_snapshot, write_snapshot
 from spacetimedb.schema.system import FIRST_USER_ID
-
-LIMIT_S = 30.0
 
 
 def snapshots(server: ServerProcess) -> list[str]:
@@ -52,10 +49,7 @@ def test_snapshots_by_themselves(start_server: ServerFactory) -> None:
     server.publish(SAMPLES / "bank.py", "bank")
     for balance in range(3):
         server.call("bank", "seed", 500, balance)
-    deadline = time.monotonic() + LIMIT_S
-    while not snapshots(server):
-        assert time.monotonic() < deadline, "no snapshot was taken"
-        time.sleep(0.2)
+    until(lambda: snapshots(server))
     server.stop()
     server.start()
     assert len(server.sql("bank", "SELECT * FROM accounts")) == 500

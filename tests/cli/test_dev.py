@@ -21,7 +21,7 @@ from server_process import ServerProcess, descendants, wait_for_end
 
 from spacetimedb.client.trio import connect
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def spacetime(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -179,7 +179,7 @@ def test_saves_are_live_at_once(server: ServerProcess, tmp_path: Path) -> None:
                 file.write(f"# {number}\n")
             running.until("dev-speed is live", at)
             took_ms.append((time.perf_counter() - saved) * 1000)
-        assert min(took_ms) < 3000, took_ms
+        assert min(took_ms) < 6000, took_ms
     finally:
         running.stop()
 
@@ -191,5 +191,5 @@ def test_a_folder_without_a_module_is_explained(tmp_path: Path) -> None:
 
 
 def test_pages_are_never_cached(dev: Dev) -> None:
-    with urlopen(dev.until(r"^page +(\S+)")[1] + "app.js", timeout=10) as answer:
+    with urlopen(dev.until(r"^page +(\S+)")[1] + "app.js", timeout=PATIENCE_S) as answer:
         assert answer.headers["cache-control"] == "no-store"

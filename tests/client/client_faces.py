@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio as std_trio
+from patience import PATIENCE_S
 
 from spacetimedb.client import asyncio, blocking, trio
 
-PATIENCE = 20.0
 LOOK = 0.005
 FACES = ("trio", "asyncio", "blocking", "ticking")
 
@@ -47,7 +47,7 @@ class Session:
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
         """Returns when the condition holds; AssertionError if that takes too long."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, f"waited too long for {what or condition}"
             if self.face == "trio":
@@ -88,7 +88,7 @@ def run(face: str, url: str, database: str, scenario: Scenario) -> None:
     if face == "trio":
         std_trio.run(_limited, scenario, session)
     elif face == "asyncio":
-        std_asyncio.run(std_asyncio.wait_for(scenario(session), 3 * PATIENCE))
+        std_asyncio.run(std_asyncio.wait_for(scenario(session), 3 * PATIENCE_S))
     else:
         coroutine: Awaitable[None] = scenario(session)
         try:
@@ -99,5 +99,5 @@ def run(face: str, url: str, database: str, scenario: Scenario) -> None:
 
 
 async def _limited(scenario: Scenario, session: Session) -> None:
-    with std_trio.fail_after(3 * PATIENCE):
+    with std_trio.fail_after(3 * PATIENCE_S):
         await scenario(session)

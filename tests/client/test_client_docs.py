@@ -27,7 +27,7 @@ def folder(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_examples_run(server: ServerProcess, folder: Path, number: int) -> None:
     text = EXAMPLES[number].replace("ws://127.0.0.1:3000", server.ws_url).replace('"notes"', '"notes-of-docs"')
     assert server.ws_url in text
-    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
 

@@ -15,7 +15,7 @@ from server_process import ServerProcess
 from spacetimedb.client import InternalError, ReducerError, SubscriptionError
 
 NPM = Path(__file__).resolve().parent.parent / "npm"
-SECONDS = 60
+SECONDS = 180
 
 STEPS: list[list[Any]] = [
     ["call", "add_item", {"name": "@ a", "level": 1}],

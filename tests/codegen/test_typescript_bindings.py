@@ -20,7 +20,7 @@ NPM = TESTS / "npm"
 PROBE = TESTS / "vectors" / "websocket" / "sessions" / "probe.py"
 MODULES = [*(TESTS / "modules" / f"{name}.py" for name in ("case_conversion", "view", "event_table")), PROBE]
 MODULES += [SAMPLES / "agar.py", NPM / "module.py"]
-SECONDS = 120
+SECONDS = 300
 
 CONFIG = {
     "compilerOptions": {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, cast
 
 import pytest
+from patience import PATIENCE_S
 
 from spacetimedb import (
     AnonymousViewContext,
@@ -38,7 +39,6 @@ from spacetimedb.hosts.procedures import FATAL
 from spacetimedb.module.http import HttpResponse
 from spacetimedb.store.commit_record import COMMIT, header
 
-PATIENCE_S = 10.0
 ALICE, BOB = TestHost.identity("alice"), TestHost.identity("bob")
 m = Module()
 

@@ -23,7 +23,7 @@ from spacetimedb.loadtest.figures import Portion, Totals
 from spacetimedb.loadtest.stages import Stage, StageError, clients_at, parse_stage
 
 TESTS = Path(__file__).resolve().parent.parent
-SECONDS = 60.0
+SECONDS = 180.0
 PINGS = b"""
 from spacetimedb import Identity, Module, Pk, ReducerContext, ReducerError, Row, Timestamp
 

@@ -8,13 +8,14 @@ import zlib
 from struct import pack, unpack_from
 
 import pytest
+from patience import PATIENCE_S
 
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.mailbox import MailboxReader, MailboxWriter, format_mailbox
 from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import RecordTooLarge, RingCorrupt, iter_records, pack_record
 
-from .processes import Child
+from .processes import LOST_S, Child
 
 
 def make_mailbox() -> Region:
@@ -91,12 +92,12 @@ def test_two_processes() -> None:
                 number += 1
             while not writer.send_batch(b"".join(records)):
                 if writer.prepare_wait():
-                    assert producer_bell.wait(1.0), "a wake-up was lost"
+                    assert producer_bell.wait(LOST_S), "a wake-up was lost"
             if writer.take_sleeper():
                 consumer_bell.ring()
 
     child, reader, expected = Child(produce), MailboxReader(region), 0
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while expected < total and time.monotonic() < deadline:
         consumer_bell.clear()
         data = reader.drain()
@@ -109,6 +110,6 @@ def test_two_processes() -> None:
             assert unpack_from("<I", data, at + 8 + length)[0] == zlib.crc32(body)
             expected += 1
         if not data and reader.prepare_sleep():
-            assert consumer_bell.wait(1.0), "a wake-up was lost"
+            assert consumer_bell.wait(LOST_S), "a wake-up was lost"
     assert child.join() == 0
     assert expected >= total

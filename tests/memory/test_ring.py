@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.region import Region
@@ -27,7 +28,7 @@ from spacetimedb.memory.ring import (
     pack_record,
 )
 
-from .processes import Child
+from .processes import LOST_S, Child
 
 LAST = 2
 
@@ -218,7 +219,7 @@ def produce(region: Region, bells: list[Doorbell], own_bell: Doorbell, batches: 
             number += 1
             body += pack("<II", zlib.crc32(body), 0)
             records.append(pack_record(LAST if n == batches - 1 and i == size - 1 else 1, 0, 0, body))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + LOST_S
         while writer.append_batch(records) is None:
             if time.monotonic() > deadline:
                 for slot in writer.blockers():
@@ -257,7 +258,7 @@ class Checker:
 
 
 def consume(
-    reader: RingReader, bell: Doorbell, producer_bell: Doorbell, limit: int | None, until: float = 15
+    reader: RingReader, bell: Doorbell, producer_bell: Doorbell, limit: int | None, until: float = PATIENCE_S
 ) -> Checker:
     checker = Checker()
     deadline = time.monotonic() + until
@@ -308,11 +309,14 @@ def test_attaching_while_the_producer_runs() -> None:
     format_ring(region)
     bells, own_bell = [Doorbell.create() for _ in range(2)], Doorbell.create()
     keeper = RingReader(region, 0)
-    producer = Child(lambda: produce(region, bells, own_bell, 10**6, 3))
-    other = Child(lambda: consume(keeper, bells[0], own_bell, None, until=0.8))
-    end, visits = time.monotonic() + 0.7, 0
+    producer = Child(lambda: produce(region, bells, own_bell, 6000, 3))
+
+    def work() -> None:
+        assert consume(keeper, bells[0], own_bell, None).last
+
+    other, visits = Child(work), 0
     guest = RingReader(region, 1)
-    while time.monotonic() < end:
+    while producer.is_running:
         checker = Checker()
         for _ in range(3):
             data = guest.drain()
@@ -325,9 +329,7 @@ def test_attaching_while_the_producer_runs() -> None:
         guest.detach()
         own_bell.ring()
         guest.attach_at_head()
-    assert other.join() == 0
-    producer.kill()
-    producer.join()
+    assert (producer.join(), other.join()) == (0, 0)
     assert visits > 20
     region.close()
 
@@ -341,7 +343,7 @@ def test_a_killed_producer_leaves_whole_batches(seed: int) -> None:
     producer = Child(lambda: produce(region, bells, own_bell, 10**6, seed))
     rng, checker = random.Random(seed), Checker()
     end = time.monotonic() + 0.1 + rng.random() * 0.1
-    while time.monotonic() < end:
+    while time.monotonic() < end or not checker.next:
         checker.take(reader.drain())
         assert checker.whole
         if reader.advance():
@@ -390,7 +392,7 @@ def test_a_producer_dead_before_it_publishes_leaves_nothing(before: int) -> None
 
 
 def test_no_wake_up_is_lost() -> None:
-    """Two processes that answer each other one record at a time: every lost wake-up would cost a second."""
+    """Two processes that answer each other one record at a time: nobody wakes whom a lost wake-up left asleep."""
     there, back = Region.create(8192, "test-there"), Region.create(8192, "test-back")
     format_ring(there)
     format_ring(back)
@@ -404,7 +406,7 @@ def test_no_wake_up_is_lost() -> None:
                 reader.advance()
                 return data
             if reader.prepare_sleep():
-                assert bell.wait(1.0), "a wake-up was lost"
+                assert bell.wait(LOST_S), "a wake-up was lost"
 
     def send(writer: RingWriter, bell: Doorbell) -> None:
         assert writer.append_batch([pack_record(1, 0, 0, b"")])

@@ -74,5 +74,5 @@ def test_wrong_uses_are_reported_and_nothing_else(checker: Checker, tmp_path: Pa
 def test_the_right_uses_are_a_valid_module() -> None:
     """What checkers accept also loads."""
     command = [sys.executable, "-c", "import right_uses; print(len(right_uses.m.describe().tables))"]
-    output = subprocess.run(command, cwd=USES, capture_output=True, text=True, timeout=60)
+    output = subprocess.run(command, cwd=USES, capture_output=True, text=True, timeout=CHECK_SECONDS)
     assert output.stdout == "5\n", output.stderr

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from smoketest import SubscriptionRefused, User, inserts, new_name, until
+from patience import until
+from smoketest import SubscriptionRefused, User, inserts, new_name
 
 from spacetimedb.cli.api import Server
 

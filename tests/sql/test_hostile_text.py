@@ -14,7 +14,7 @@ from spacetimedb.sql.literals import parse
 from spacetimedb.sql.parser import MAX_QUERY_BYTES, parse_sql, parse_subscription
 from spacetimedb.types.algebraic import BYTES, F32, F64, I8, IDENTITY, STRING, TIMESTAMP, U64, U256, UUID
 
-LONGEST_SECONDS = 2.0
+LONGEST_SECONDS = 8.0
 WHERE = "select * from t where "
 REPEATED = {
     "parentheses": (WHERE, "("),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from server_process import ServerProcess
 from session_client import Ended, Refused, SessionClient, decode
 from session_view import Names, actual_view, greeting, settle, without_texts
@@ -39,7 +40,7 @@ def probe(server: ServerProcess) -> Iterator[tuple[ServerProcess, str, SessionCl
 
 def prepare(watcher: SessionClient) -> None:
     """Wait until nobody else is connected, then empty the tables."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         watcher.send(v2_client.one_off_query(1, "SELECT * FROM online"))
         answer = watcher.receive()

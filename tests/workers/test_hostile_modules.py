@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from server_process import SAMPLES, RequestFailed, ServerProcess, descendants
+from patience import PATIENCE_S, until
+from server_process import SAMPLES, RequestFailed, ServerProcess
 from session_client import SessionClient
 
 from spacetimedb.protocol import v2_client as v2
@@ -20,7 +19,6 @@ from spacetimedb.protocol import v2_client as v2
 MODULE = Path(__file__).with_name("hostile_module.py")
 FATAL = "The instance encountered a fatal error."
 MEMORY_MB = 400
-PATIENCE_S = 30.0
 PROCESSES = 6  # supervisor, reader, and actor and log keeper of two databases
 SECRET = "A_SECRET_OF_WHO_RUNS_THE_SERVER"
 V3 = "v3.bsatn.spacetimedb"
@@ -53,44 +51,24 @@ def others(server: ServerProcess) -> Iterator[None]:
     add(server)
     after = settled_processes(server)
     add(server)
-    written = patiently(lambda: server.sql("hostile", "SELECT COUNT(*) AS n FROM entry WHERE value = 666"))
+    # What the module did may be noticed only after the call, so any later request can meet its end.
+    written = until(lambda: server.sql("hostile", "SELECT COUNT(*) AS n FROM entry WHERE value = 666"))
     assert written == [[0]]
     client.send(v2.call_reducer(1, "write", b"\x02\0\0\0hi"))
     assert isinstance(client.receive(), v2.ReducerResult)
     client.close()
     gone = [command for pid, command in before.items() if pid not in after]
     assert not [c for c in gone if "workers.reader" in c or "cli.main" in c], gone
-    assert len(after) == PROCESSES, after
-
-
-T = TypeVar("T")
-
-
-def patiently(request: Callable[[], T]) -> T:
-    """The answer, as soon as the database gives one: a process that is being replaced answers 503. What the hostile
-    module did may be noticed only after the call, so any later request can meet that."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return request()
-        except RequestFailed as failure:
-            if failure.status != 503 or time.monotonic() > deadline:
-                raise
 
 
 def add(server: ServerProcess) -> None:
     """A good call, as soon as the database takes one."""
-    patiently(lambda: server.call("hostile", "add", 1))
+    until(lambda: server.call("hostile", "add", 1).ok)
 
 
 def settled_processes(server: ServerProcess) -> dict[int, str]:
-    """The server's processes once none is missing or still ending; whatever is there after `PATIENCE_S`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        found = server.serving()
-        if len(found) == PROCESSES or time.monotonic() > deadline:
-            return found
-        time.sleep(0.02)
+    """The processes that serve, once none is missing or still ending."""
+    return until(server.serving, lambda found: len(found) == PROCESSES)
 
 
 def last_line(server: ServerProcess) -> str:
@@ -148,9 +126,7 @@ def test_the_kernel_refuses_what_the_audit_hook_would_let_pass(server: ServerPro
 @pytest.mark.parametrize("reducer", ["loop", "swallow"])
 def test_a_call_without_end(server: ServerProcess, others: None, reducer: str) -> None:
     pids = actor_pids(server)
-    started = time.monotonic()
     assert refused(server, reducer) == "Module energy budget exhausted."
-    assert time.monotonic() - started < 4.0  # 1.2 on a machine that does nothing else
     assert f"{reducer} was stopped: it ran longer than 1 s" in last_line(server)
     assert actor_pids(server) == pids
 
@@ -162,46 +138,44 @@ def test_too_deep_and_too_far(server: ServerProcess, others: None) -> None:
     assert "SystemExit" in last_line(server)
 
 
-def resident_mb(pids: list[int]) -> float:
-    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) / 256
+def resident_mb(server: ServerProcess) -> float:
+    pages = (Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in settled_processes(server))
+    return sum(map(int, pages)) / 256
 
 
 @pytest.mark.parametrize("reducer", ["allocate", "keep"])
 def test_memory_without_end_comes_back(server: ServerProcess, others: None, reducer: str) -> None:
-    before = resident_mb(list(descendants(server.pid)))
+    before = resident_mb(server)
     assert refused(server, reducer) == FATAL
     add(server)
-    assert resident_mb(list(descendants(server.pid))) < before + MEMORY_MB / 4
+    assert resident_mb(server) < before + MEMORY_MB / 4
     log = server.request("GET", "/v1/database/hostile/logs").text
     assert "out of memory" in log
     assert ("keeps the memory" in log) == (reducer == "keep")
 
 
 def test_a_call_stuck_in_c(server: ServerProcess, others: None) -> None:
-    """The actor is replaced, and names who it was; everybody else is served meanwhile. A procedure that spins is not
-    the cause of anything."""
+    """The actor is replaced after some seconds, and names who it was; everybody else is served meanwhile. A procedure
+    that spins is not the cause of anything."""
     pids = actor_pids(server)
     failures: list[str] = []
     spinning = threading.Thread(target=lambda: failures.append(refused(server_of(server), "spin")), daemon=True)
     spinning.start()
     add(server)
-    started = time.monotonic()
     blocked = threading.Thread(target=lambda: failures.append(refused(server_of(server), "block")))
     blocked.start()
-    longest = 0.0
+    served = 0
     while blocked.is_alive():
-        asked = time.monotonic()
         server.call("notes", "write", "meanwhile")
-        longest = max(longest, time.monotonic() - asked)
+        served += 1
         blocked.join(0.05)
     add(server)
-    assert time.monotonic() - started < 15.0  # 6 on a machine that does nothing else
-    assert longest < 4.0
+    assert served > 5
     assert any("`block` did not return" in failure for failure in failures), failures
     log = server.request("GET", "/v1/database/hostile/logs").text
     assert re.search(r'"function":"block","message":"`block` \(module.py:\d+\) did not return and could not', log)
     assert len(set(actor_pids(server)) & set(pids)) == 1
-    spinning.join(10)
+    spinning.join(PATIENCE_S)
 
 
 def server_of(server: ServerProcess) -> ServerProcess:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
+from patience import PATIENCE_S
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import SAMPLES, RequestFailed, ServerProcess
 
@@ -61,7 +62,7 @@ def scrape(server: ServerProcess) -> Samples:
 
 def scrape_text(server: ServerProcess) -> str:
     """The answer as it is."""
-    with urlopen(server.base_url + "/v1/metrics", timeout=10) as answer:
+    with urlopen(server.base_url + "/v1/metrics", timeout=PATIENCE_S) as answer:
         assert answer.headers["content-type"].startswith("text/plain")
         return str(answer.read().decode())
 
@@ -73,7 +74,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 def await_value(server: ServerProcess, wanted: float, name: str, **labels: str) -> Samples:
     """Scrapes until a value is there: figures of tables and readers may be a second old."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while value(samples := scrape(server), name, **labels) != wanted:
         assert time.monotonic() < deadline, (name, labels, samples[name])
     return samples
@@ -196,10 +197,10 @@ def test_a_prometheus_scrapes_it(used: tuple[ServerProcess, str], tmp_path: Path
             else:
                 raise AssertionError("".join(said))
             query = f'spacetime_num_table_rows{{database_identity="{identity}",table_name="note"}}'
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             while True:
                 try:
-                    with urlopen(f"http://{found[1]}/api/v1/query?query={quote(query)}", timeout=10) as answer:
+                    with urlopen(f"http://{found[1]}/api/v1/query?query={quote(query)}", timeout=PATIENCE_S) as answer:
                         result = json.load(answer)["data"]["result"]
                 except HTTPError:
                     result = []  # it is not ready yet
@@ -219,4 +220,4 @@ def test_a_scrape_is_cheap(used: tuple[ServerProcess, str]) -> None:
         started = time.perf_counter()
         scrape_text(server)
         times.append(time.perf_counter() - started)
-    assert min(times) < 0.1
+    assert min(times) < 0.5

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import trio
 from conftest import ServerFactory
+from patience import PATIENCE_S
 from server_process import RequestFailed, ServerProcess, kill
 
 from spacetimedb.cli.session import Session, SessionLost, open_session
 from spacetimedb.protocol import v2_client as v2
 
-SECONDS = 20.0
 MODULE = """
 from spacetimedb import *
 m = Module()
@@ -54,7 +54,7 @@ async def applied(session: Session, number: int, *queries: str) -> v2.SubscribeA
 
 
 async def next_of(session: Session, *kinds: type[Any]) -> Any:
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(PATIENCE_S):
         while True:
             for message in await session.receive():
                 if isinstance(message, kinds):
