@@ -19,14 +19,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
-from spacetimedb.module import Module
 from spacetimedb.module.query import Query
 from spacetimedb.types.special import Timestamp
 
-from .address import CONNECT_SECONDS, Address
+from .address import Address
+from .changes import KEPT, Changes, Overflow
 from .core import Pending, Subscription
 from .definition import schema_from_json
 from .errors import ClientError, ConnectError, Disconnected, SubscriptionError
@@ -41,11 +40,13 @@ from .face import (
     Queryable,
     R,
     ReducerFunction,
+    connect_error,
     may_come_back,
 )
-from .schema import Schema, schema_of
+from .options import Asked, ConnectOptions, Plan
+from .schema import Schema
 
-__all__ = ["Connection", "connect", "fetch_schema"]
+__all__ = ["ConnectOptions", "Connection", "connect", "fetch_schema", "open_connection"]
 
 LOOK_SECONDS = 0.05
 """How often `wait_until` looks without being told of a change (in what is no row)."""
@@ -57,35 +58,12 @@ def fetch_schema(url: str, database: str, *, token: str | None = None) -> Schema
 
 
 @contextmanager
-def connect(
-    url: str,
-    database: str,
-    *,
-    module: Module | ModuleType | Schema | None = None,
-    token: str | None = None,
-    confirmed: bool | None = None,
-    light: bool = False,
-    reconnect: Backoff | None = None,
-    timeout: float = CONNECT_SECONDS,
-    thread: bool = True,
-) -> Iterator[Connection]:
+def connect(url: str, database: str, *, thread: bool = True, **options: Unpack[ConnectOptions]) -> Iterator[Connection]:
     """A connection to a database, open while the block runs. In a notebook use `open_connection` and `close()`.
 
-    `module`: the module itself, its generated form, or a Schema; None: the server is asked. `token`: None makes a new
-    identity. `confirmed` False: changes are shown before they are safe on disk. `reconnect`: None leaves a lost
-    connection lost. `timeout`: seconds until the server must have greeted. Raises ConnectError.
+    `thread` False: nothing happens outside of `tick()` and what waits. See `ConnectOptions`. Raises ConnectError.
     """
-    connection = open_connection(
-        url,
-        database,
-        module=module,
-        token=token,
-        confirmed=confirmed,
-        light=light,
-        reconnect=reconnect,
-        timeout=timeout,
-        thread=thread,
-    )
+    connection = open_connection(url, database, thread=thread, **options)
     try:
         yield connection
     except BaseException:
@@ -94,22 +72,10 @@ def connect(
     connection.close()
 
 
-def open_connection(
-    url: str,
-    database: str,
-    *,
-    module: Module | ModuleType | Schema | None = None,
-    token: str | None = None,
-    confirmed: bool | None = None,
-    light: bool = False,
-    reconnect: Backoff | None = None,
-    timeout: float = CONNECT_SECONDS,
-    thread: bool = True,
-) -> Connection:
+def open_connection(url: str, database: str, *, thread: bool = True, **options: Unpack[ConnectOptions]) -> Connection:
     """As `connect`, without a block: call `close()` at the end."""
-    address = Address.parse(url, database, token=token, confirmed=confirmed, light=light, timeout=timeout)
-    schema = fetch_schema(url, database, token=token) if module is None else schema_of(module)
-    connection = Connection(address, schema, reconnect)
+    plan = Plan.of(url, database, options)
+    connection = Connection(plan, Asked(plan.address.fetch_definition()) if plan.schema is None else None)
     connection._open()
     if thread:
         connection._start_thread()
@@ -123,6 +89,7 @@ class Connection(Face):
     """
 
     __slots__ = (
+        "_asked",
         "_backoff",
         "_changed",
         "_closed",
@@ -132,19 +99,24 @@ class Connection(Face):
         "_is_closing",
         "_sending",
         "_socket",
+        "_store",
         "_thread",
         "_unsent",
         "lock",
     )
 
-    def __init__(self, address: Address, schema: Schema, backoff: Backoff | None) -> None:
+    def __init__(self, plan: Plan, asked: Asked | None = None) -> None:
         self.lock = threading.RLock()
-        super().__init__(address, schema, self.lock)
+        schema = plan.schema if asked is None else asked.schema
+        assert schema is not None
+        super().__init__(plan.address, schema, self.lock)
+        self._asked = asked
+        self._store = plan.store
         self._sending = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._changed = threading.Condition(self.lock)
         self._closed = threading.Event()
-        self._backoff = backoff
+        self._backoff = plan.backoff
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._error: ClientError | None = None
@@ -195,6 +167,20 @@ class Connection(Face):
         subscription = self.subscribe_nowait(*queries)
         self.wait(subscription.applied)
         return subscription
+
+    @overload
+    def changes(self, table: type[R], *, limit: int = KEPT, overflow: Overflow = "error") -> Changes[R]: ...
+    @overload
+    def changes(
+        self, table: str | Callable[[Any], Any], *, limit: int = KEPT, overflow: Overflow = "error"
+    ) -> Changes[Any]: ...
+    def changes(self, table: Any, *, limit: int = KEPT, overflow: Overflow = "error") -> Changes[Any]:
+        """`for change in conn.changes(Note)`: Insert, Update and Delete objects from now on, each waited for.
+
+        `limit` of them wait for a slow reader; beyond that the stream ends with ChangesLost, or forgets the oldest.
+        """
+        with self.lock:
+            return Changes(self, self._feed(table, limit, overflow))
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription and waits until its rows are gone."""
@@ -328,14 +314,10 @@ class Connection(Face):
             self._heard = time.monotonic()
         except BaseException as error:
             self._drop(error if isinstance(error, ClientError) else ConnectError(str(error)))
-            if isinstance(error, TimeoutError):
-                raise ConnectError(f"no answer from {address} within {self.core.address.timeout:g} s") from None
-            if isinstance(error, OSError):
-                raise ConnectError(f"no connection to {address}: {error}") from None
-            if isinstance(error, ClientError):
-                raise ConnectError(str(error), getattr(error, "status", None)) from None
-            raise
+            raise connect_error(error, address) from None
         self._flush()
+        if self._store is not None and self.token is not None and self._store.load() != self.token:
+            self._store.save(self.token)
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"spacetimedb {self.core.address.database}", daemon=True)
@@ -405,8 +387,11 @@ class Connection(Face):
         while not self._closed.wait(backoff.delay(attempt)):
             attempt += 1
             try:
+                if self._asked is not None and self._asked.renew(self.core.address.fetch_definition()):
+                    with self.lock:
+                        self.core.adopt(self._asked.schema)
                 self._open()
-            except ConnectError as error:
+            except ClientError as error:
                 if not may_come_back(error):
                     self._finish(error)
                     return
@@ -429,6 +414,7 @@ class Connection(Face):
             if self._closed.is_set():
                 return
             self._error = error
+            self._over(error)
             self._closed.set()
             self.core.abandon(error or Disconnected("the connection was closed"))
             self._changed.notify_all()

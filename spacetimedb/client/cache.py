@@ -138,9 +138,10 @@ class Table(Generic[R]):
     def has_listeners(self) -> bool:
         return bool(self._inserts or self._deletes or self._updates)
 
-    def tell(self, event: Event, happened: Happened) -> None:
-        """Runs the callbacks for changes that `apply` gave."""
-        decode = self.type.decode
+    def tell(self, event: Event, happened: Happened, before: TableType | None = None) -> None:
+        """Runs the callbacks for changes that `apply` or `become` gave. `before`: the type of old rows, if it was
+        another."""
+        decode = (before or self.type).decode
         inserts, deletes, updates = self._inserts, self._deletes, self._updates
         for old, new in happened:
             if old is None:
@@ -154,9 +155,9 @@ class Table(Generic[R]):
                     for callback in deletes:
                         callback(event, row)
             elif updates:
-                before, after = decode(old), self._current(new)
+                was, now = decode(old), self._current(new)
                 for update in updates:
-                    update(event, before, after)
+                    update(event, was, now)
 
     def _current(self, row: Row) -> R:
         """The object of a row that has just come, the same that a look-up gives."""
@@ -254,8 +255,9 @@ class Table(Generic[R]):
             self.extra.pop(key, None)
 
     def become(self, other: Table[Any]) -> Happened:
-        """Takes over the rows of another copy of the same table; returns what is different."""
+        """Takes over the rows, and the type, of another copy of the same table; returns what is different."""
         before, after = self.rows, other.rows
+        self.type = other.type
         happened: Happened = [(before.get(key), row) for key, row in after.items() if before.get(key, _ABSENT) != row]
         happened += [(row, None) for key, row in before.items() if key not in after]
         self.rows, self.extra = after, other.extra
@@ -335,11 +337,19 @@ class Database:
 
     def of_type(self, table: TableType) -> Table[Any]:
         """The one copy of a table."""
-        found = self._tables.get(table)
+        found = self._tables.get(table.wire_name)
         if found is None:
-            found = self._tables[table] = Table(table, self._lock)
+            found = self._tables[table.wire_name] = Table(table, self._lock)
         return found
+
+    def of_name(self, wire_name: bytes) -> Table[Any]:
+        """A table that is known."""
+        return self._tables[wire_name]
+
+    def follow(self, schema: Schema) -> None:
+        """Another version of the module; tables that are known keep their type until they `become` others."""
+        self._schema = schema
 
     def known(self) -> Iterable[Table[Any]]:
         """The tables that have been looked at or have had rows."""
-        return [table for key, table in list(self._tables.items()) if isinstance(key, TableType)]
+        return [table for key, table in list(self._tables.items()) if isinstance(key, bytes)]

@@ -135,6 +135,7 @@ class Core:
     """
 
     __slots__ = (
+        "_adopted",
         "_calls",
         "_closing",
         "_numbers",
@@ -178,6 +179,7 @@ class Core:
         self._queries: dict[int, Pending[list[Any]]] = {}
         self._subscriptions: dict[int, Subscription] = {}
         self._resync: _Resync | None = None
+        self._adopted = False
 
     # -- the connection
 
@@ -278,6 +280,13 @@ class Core:
             if subscription.ended is not None:
                 self._end(subscription)
 
+    def adopt(self, schema: Schema) -> None:
+        """Another version of the module, to be called between `lost` and `open`. The rows that are there stay as they
+        are until the subscriptions have been answered."""
+        self.schema = schema
+        self._adopted = True
+        self.db.follow(schema)
+
     def abandon(self, error: ClientError) -> None:
         """After `lost`, if there will be no other connection: nobody waits for subscriptions any more either."""
         for subscription in self._subscriptions.values():
@@ -364,10 +373,11 @@ class Core:
         assert self._socket is not None
         self._several = (self._socket.subprotocol or "").startswith("v3")
         self.state = "open"
-        if self._subscriptions:
+        if self._subscriptions or self._adopted:
             self._resync = _Resync(self.schema, set(self._subscriptions))
             for number, subscription in self._subscriptions.items():
                 self._outbox.append(wire.subscribe(number, number, subscription.queries))
+            self._finish_resync()
 
     def _applied(self, message: updates.Applied) -> None:
         happened = self._apply(message.changes)
@@ -407,18 +417,28 @@ class Core:
 
     def _answered(self, query_set_id: int) -> None:
         """After a reconnect: when the last query set is answered, the new rows take the place of the old ones."""
+        if self._resync is not None:
+            self._resync.waiting.discard(query_set_id)
+            self._finish_resync()
+
+    def _finish_resync(self) -> None:
         resync = self._resync
-        if resync is None:
-            return
-        resync.waiting.discard(query_set_id)
-        if resync.waiting:
+        if resync is None or resync.waiting:
             return
         self._resync = None
-        types = {table.type for table in (*self.db.known(), *resync.db.known())}
-        happened = [(self.db.of_type(t), self.db.of_type(t).become(resync.db.of_type(t))) for t in types]
+        self._adopted = False
+        names = {table.type.wire_name for table in (*self.db.known(), *resync.db.known())}
+        told = []
+        for name in names:
+            type_ = self.schema.by_wire_name.get(name)
+            table = self.db.of_name(name) if type_ is None else self.db.of_type(type_)
+            before = table.type
+            other = Table[Any](before) if type_ is None else resync.db.of_type(type_)
+            told.append((table, table.become(other), before))
         for subscription in resync.applied:
             self._was_applied(subscription)
-        self._tell(RECONNECTED, happened)
+        for table, happened, before in told:
+            table.tell(RECONNECTED, happened, before)
 
     def _update(self, message: updates.Update) -> None:
         if self.observer is not None:

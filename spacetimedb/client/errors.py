@@ -37,5 +37,9 @@ class QueryError(ClientError):
     """The server refused a one-off query."""
 
 
+class ChangesLost(ClientError):
+    """A stream of changes was not read fast enough."""
+
+
 class ProtocolError(ClientError):
     """The server sent what cannot be understood, often because the client knows another version of the module."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from weakref import WeakSet
 
 import msgspec
 
@@ -14,6 +15,7 @@ from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 
 from .address import Address
 from .cache import UNLOCKED, Database
+from .changes import KEPT, AsyncChanges, Feed, Overflow
 from .core import Core, Pending, State, Subscription
 from .errors import ClientError, ConnectError, SubscriptionError
 from .schema import Schema
@@ -59,6 +61,17 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
         return base * random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
+def connect_error(error: BaseException, address: Address) -> BaseException:
+    """What a failure to connect is raised as: ConnectError, unless it has nothing to do with the network."""
+    if isinstance(error, TimeoutError):
+        return ConnectError(f"no answer from {address} within {address.timeout:g} s")
+    if isinstance(error, OSError):
+        return ConnectError(f"no connection to {address}: {error}")
+    if isinstance(error, ClientError):
+        return ConnectError(str(error), getattr(error, "status", None))
+    return error
+
+
 def may_come_back(error: ClientError) -> bool:
     """Whether it makes sense to connect again: not if the server refuses the token or the request as such."""
     return not (isinstance(error, ConnectError) and error.status in (400, 401, 403))
@@ -67,14 +80,23 @@ def may_come_back(error: ClientError) -> bool:
 class Face:
     """A connection without the parts that wait."""
 
-    __slots__ = ("_disconnected", "_reconnected", "core", "procedures", "reducers")
+    __slots__ = ("_disconnected", "_feeds", "_reconnected", "core")
 
     def __init__(self, address: Address, schema: Schema, lock: AbstractContextManager[object] = UNLOCKED) -> None:
         self.core = Core(address, schema, lock)
-        self.reducers = Functions(self, "reducer")
-        self.procedures = Functions(self, "procedure")
         self._disconnected: list[Callable[[ClientError | None], object]] = []
         self._reconnected: list[Callable[[], object]] = []
+        self._feeds: WeakSet[Feed[Any]] | None = None
+
+    @property
+    def reducers(self) -> Functions:
+        """Reducers by name: `conn.reducers.write("Hello")`."""
+        return Functions(self, "reducer")
+
+    @property
+    def procedures(self) -> Functions:
+        """Procedures by name."""
+        return Functions(self, "procedure")
 
     @property
     def db(self) -> Database:
@@ -142,6 +164,18 @@ class Face:
         pending = self.core.unsubscribe(subscription)
         self._flush()
         return pending
+
+    def _feed(self, table: Any, limit: int, overflow: Overflow) -> Feed[Any]:
+        feed: Feed[Any] = Feed(self.db[table], limit, overflow)
+        if self._feeds is None:
+            self._feeds = WeakSet()
+        self._feeds.add(feed)
+        return feed
+
+    def _over(self, error: ClientError | None) -> None:
+        """The connection is over for good: so are streams of changes."""
+        for feed in list(self._feeds or ()):
+            feed.end(error)
 
     def _sql(self, queries: tuple[Queryable, ...]) -> list[str]:
         return [self._text(query) for query in queries]
@@ -221,6 +255,19 @@ class AsyncFace(Face):
         await self._wait(subscription.applied)
         subscription.applied.result()
         return subscription
+
+    @overload
+    def changes(self, table: type[R], *, limit: int = KEPT, overflow: Overflow = "error") -> AsyncChanges[R]: ...
+    @overload
+    def changes(
+        self, table: str | Callable[[Any], Any], *, limit: int = KEPT, overflow: Overflow = "error"
+    ) -> AsyncChanges[Any]: ...
+    def changes(self, table: Any, *, limit: int = KEPT, overflow: Overflow = "error") -> AsyncChanges[Any]:
+        """`async for change in conn.changes(Note)`: Insert, Update and Delete objects from now on.
+
+        `limit` of them wait for a slow reader; beyond that the stream ends with ChangesLost, or forgets the oldest.
+        """
+        return AsyncChanges(self, self._feed(table, limit, overflow))
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription and waits until its rows are gone."""

@@ -15,15 +15,16 @@ import msgspec
 import trio
 
 from ..client.errors import ClientError, Disconnected
+from ..client.options import ConnectOptions, Plan
 from ..client.schema import Schema
-from ..client.trio import connect
+from ..client.trio import Connection
 from .bot import Bot, Clocks, error_text
 from .figures import Figures
 from .scenario import Scenario, Task, Think
 
 AGAIN_S: Final = 1.0
 """Before a bot that was thrown out connects again, longer or shorter by half."""
-AT_ONCE: Final = 32
+AT_ONCE: Final = 256
 """Connections in the making."""
 TICK_S: Final = 0.005
 DRAIN_S: Final = 10.0
@@ -60,6 +61,8 @@ class Crowd:
         self._resting: set[trio.CancelScope] = set()
         self._gate = trio.Semaphore(AT_ONCE)
         self._next_connect = 0.0
+        options = ConnectOptions(module=schema, confirmed=settings.confirmed, timeout=settings.timeout)
+        self._plan = Plan.of(settings.url, settings.database, options)
         self._weights = [task.weight for task in scenario.tasks]
 
     def want(self, clients: int, rate: float) -> None:
@@ -105,32 +108,20 @@ class Crowd:
 
     async def _session(self, bot: Bot) -> None:
         """From connecting to the end of the connection."""
-        settings = self.settings
         async with self._gate:
             await self._turn()
             if self._ending:
                 return
-            opening = connect(
-                settings.url,
-                settings.database,
-                module=self.schema,
-                token=bot.token,
-                confirmed=settings.confirmed,
-                timeout=settings.timeout,
-            )
-            connection = await opening.__aenter__()
+            connection = Connection(self._plan if bot.token is None else self._plan.with_token(bot.token))
+            await connection._open()
         self.connected += 1
-        raised: BaseException | None = None
         try:
             bot.attach(connection)
             await self._play(bot)
-        except BaseException as error:
-            raised = error
-            raise
+            await connection.aclose()
         finally:
             self.connected -= 1
-            kind = None if raised is None else type(raised)
-            await opening.__aexit__(kind, raised, None if raised is None else raised.__traceback__)
+            connection._abort()
 
     async def _turn(self) -> None:
         """Waits so that connections begin at the bounded rate."""
