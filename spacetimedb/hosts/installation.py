@@ -13,6 +13,7 @@ from spacetimedb.hosts.module_log import described_error
 from spacetimedb.hosts.program import ProgramError, load_program
 from spacetimedb.hosts.row_migration import migrate_rows
 from spacetimedb.hosts.schedule_table import ScheduleTable
+from spacetimedb.hosts.view_evaluation import Evaluation, ViewFailed
 from spacetimedb.log.recovery import RecoveredState, ReplayError
 from spacetimedb.log.recovery import recover as recover_state
 from spacetimedb.log.segments import LogDamaged
@@ -25,7 +26,7 @@ from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.system import FIRST_USER_ID, SYSTEM_TABLES, bootstrap_rows, creation_rows
 from spacetimedb.schema.validation import ModuleDefErrors, validate
-from spacetimedb.sql.catalog import SchemaCatalog
+from spacetimedb.sql.catalog import SchemaCatalog, ViewKey
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.plan import protected_table
 from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER
@@ -200,6 +201,7 @@ def update_from(
         migration.run()
         migrate_rows(database, module, migration)
         _fill_repeats(database, module)
+        shown = _preview(database, module, definition, migration)
         deltas = migration.commit()
     except BaseException as error:
         migration.undo()
@@ -210,7 +212,7 @@ def update_from(
         say(f"Database update failed: {text}", "Warn")
         raise InstallError(text) from None
     _bind(database, module, definition, raw, migration.table_ids, program_hash)
-    deltas += database.views.rerun()
+    deltas += database.views.show(shown)
     database.emit(deltas, MUTATIONS_ONLY, database.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
     database.out.append(mail.program(raw, migration.table_ids, database.generation))
     if steps.breaks_clients:
@@ -219,6 +221,19 @@ def update_from(
         database.out.append(mail.CLOSE_CLIENTS_RECORD)
     _warn_of_routes(database, module)
     say("Database updated")
+
+
+def _preview(
+    database: Database, module: Module, definition: ModuleDef, migration: Migration
+) -> dict[ViewKey, Evaluation]:
+    """What the views that are in use will show. Raises MigrationFailed if one fails."""
+    tables = {spec.key: database.store.by_name[spec.name] for spec in module.tables}
+    try:
+        return database.views.preview(module.views, definition, migration.table_ids, tables)
+    except ViewFailed as failed:
+        limit = f"it ran longer than {database.budget.limit_s:g} s"
+        cause = limit if isinstance(failed.cause, BudgetExceeded) else described_error(failed.cause)
+        raise MigrationFailed(f"view `{failed.view}`, which clients are subscribed to, failed: {cause}") from None
 
 
 def _warn_of_routes(database: Database, module: Module) -> None:

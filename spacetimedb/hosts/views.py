@@ -103,7 +103,7 @@ class Views:
         table_ids: Mapping[str, int],
         tables: Mapping[object, Table],
     ) -> None:
-        """The views of another program. Instances go on with the views of the same name, once `rerun` has run them;
+        """The views of another program. Instances go on with the views of the same name (see `preview`, `show`);
         those whose view has other columns, or is no more, change no more."""
         database = self._database
         self._evaluator = Evaluator(
@@ -228,12 +228,36 @@ class Views:
         changes += [_shift(instance, change) for instance, change in moved.items() if instance not in stale]
         return self._commit_with(changes)
 
-    def rerun(self) -> list[TableDelta]:
-        """Runs every instance, after an update, and gives the changes; what is in the store is committed with them.
+    def preview(
+        self,
+        specs: Iterable[ViewSpec],
+        definition: ModuleDef,
+        table_ids: Mapping[str, int],
+        tables: Mapping[object, Table],
+    ) -> dict[ViewKey, Evaluation]:
+        """What the instances that go on show under another program, whose tables are in the store already.
 
-        A view that fails is logged and keeps its rows.
+        Raises ViewFailed, after the module log's line: such a program would make its writers fail.
         """
-        return self._commit_with(self._rerun_all(list(self._instances.values())))
+        database = self._database
+        context = database.new_context()
+        context.view_db = self._store.read_only_db(tables)
+        evaluator = Evaluator(specs, definition, table_ids, tables, self._store, context, database.budget, database.log)
+        shown = {}
+        for key, instance in self._instances.items():
+            view = evaluator.views.get(key[0])
+            if view is not None and view.has_rows_of(instance.view):
+                self.runs += 1
+                try:
+                    shown[key] = evaluator.run(view, key[1])
+                except ViewFailed as failed:
+                    self.log_failure(failed)
+                    raise
+        return shown
+
+    def show(self, shown: Mapping[ViewKey, Evaluation]) -> list[TableDelta]:
+        """Gives every instance the rows of its `preview`, after `install`; returns the changes."""
+        return self._commit_with([_change(instance, shown[key]) for key, instance in self._instances.items()])
 
     def log_failure(self, failed: ViewFailed) -> None:
         """Writes the module log's line about a view that failed."""
@@ -246,12 +270,7 @@ class Views:
 
     def _rerun(self, instance: Instance) -> _Change:
         self.runs += 1
-        evaluation = self._evaluator.run(instance.view, instance.sender)
-        old, new = instance.rows, evaluation.rows
-        if old.keys() == new.keys():
-            return _Change(instance, evaluation, [], [], [])
-        deletes = [image for image in old if image not in new]
-        return _Change(instance, evaluation, deletes, [image for image in new if image not in old], [])
+        return _change(instance, self._evaluator.run(instance.view, instance.sender))
 
     def _rerun_all(self, instances: Iterable[Instance]) -> list[_Change]:
         changes = []
@@ -299,6 +318,15 @@ class Views:
         """Numbers of what is there."""
         rows = sum(len(instance.rows) for instance in self._by_id.values())
         return {"instances": len(self._by_id), "rows": rows, "runs": self.runs, **self._read_sets.statistics()}
+
+
+def _change(instance: Instance, evaluation: Evaluation) -> _Change:
+    """The change to the rows that the view gives now."""
+    old, new = instance.rows, evaluation.rows
+    if old.keys() == new.keys():
+        return _Change(instance, evaluation, [], [], [])
+    deletes = [image for image in old if image not in new]
+    return _Change(instance, evaluation, deletes, [image for image in new if image not in old], [])
 
 
 def _shift(instance: Instance, change: Selecting) -> _Change:
