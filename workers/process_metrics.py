@@ -65,6 +65,8 @@ def servers_processes(reader: Reader) -> dict[int, str]:
     """Pids and names of those that belong to no database."""
     found = {os.getppid(): "supervisor", os.getpid(): f"reader_{reader.number}"}
     for link in reader.links.values():
+        if link.down:
+            continue
         for slot in range(words.READER_SLOTS):
             if pid := link.control.reader(slot, words.READER_PID):
                 found[pid] = f"reader_{slot}"

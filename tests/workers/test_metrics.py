@@ -120,6 +120,22 @@ def test_counts(used: tuple[ServerProcess, str]) -> None:
     assert value(samples, "process_resident_memory_bytes", **mine, process="actor") > 1e6
 
 
+def test_queries_are_named_to_this_machine_and_the_owner(used: tuple[ServerProcess, str]) -> None:
+    server, identity = used
+    query = "SELECT * FROM note WHERE id = 7"
+    mine = {"database_identity": identity, "query": query}
+    with connect(server.ws_url, "metered") as first, connect(server.ws_url, "metered") as second:
+        first.subscribe(query)
+        await_value(server, 1, "spacetime_query_subscribers", **mine)
+        second.subscribe(query)  # nothing else happens
+        await_value(server, 2, "spacetime_query_subscribers", **mine)
+        elsewhere = {"host": "some.where"}
+        answer = server.request("GET", "/v1/metrics", authorized=False, headers=elsewhere)
+        assert query not in answer.text
+        assert identity in answer.text
+        assert query in server.request("GET", "/v1/metrics", headers=elsewhere).text
+
+
 def test_histograms_are_cumulative(used: tuple[ServerProcess, str]) -> None:
     server, identity = used
     buckets = [
