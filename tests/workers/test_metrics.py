@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -174,9 +175,7 @@ def test_alerts_and_dashboard_ask_for_what_there_is(used: tuple[ServerProcess, s
     done = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 rules found" in done.stdout
-    dashboard = json.loads((DOCS / "monitoring" / "grafana.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    assert len(asked) > 8
+    asked = _dashboard_expressions()
     # A query has figures while somebody subscribes; its families are always announced.
     names = {*scrape(server), *re.findall(r"^# TYPE (\w+)", scrape_text(server), re.MULTILINE)}
     for text in [*asked, rules.read_text()]:
@@ -212,20 +211,49 @@ def test_a_prometheus_scrapes_it(used: tuple[ServerProcess, str], tmp_path: Path
                     break
             else:
                 raise AssertionError("".join(said))
-            query = f'spacetime_num_table_rows{{database_identity="{identity}",table_name="note"}}'
-            deadline = time.monotonic() + PATIENCE_S
-            while True:
-                try:
-                    with urlopen(f"http://{found[1]}/api/v1/query?query={quote(query)}", timeout=PATIENCE_S) as answer:
-                        result = json.load(answer)["data"]["result"]
-                except HTTPError:
-                    result = []  # it is not ready yet
-                if result:
-                    break
-                assert time.monotonic() < deadline
-            assert result[0]["value"][1] == "19"
+            prometheus = f"http://{found[1]}/api/v1/"
+            rows = f'spacetime_num_table_rows{{database_identity="{identity}",table_name="note"}}'
+            with connect(server.ws_url, "metered") as client:
+                client.subscribe("SELECT * FROM note")
+                assert _answer(prometheus, rows)[0]["value"][1] == "19"
+                # Every expression of the dashboard and of the alerts has something to show.
+                for expression in _dashboard_expressions():
+                    assert _answer(prometheus, expression.replace("$database", ".+"))
+                rules = [rule for group in _read(prometheus + "rules")["groups"] for rule in group["rules"]]
+                assert len(rules) == 3
+                for rule in rules:
+                    assert _answer(prometheus, rule["query"].rpartition(" > ")[0])
         finally:
             process.terminate()
+
+
+def _dashboard_expressions() -> list[str]:
+    dashboard = json.loads((DOCS / "monitoring" / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    assert len(asked) > 8
+    return asked
+
+
+def _answer(prometheus: str, expression: str) -> list[dict[str, Any]]:
+    """What a Prometheus says; waits until there is something."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            result: list[dict[str, Any]] = _read(f"{prometheus}query?query={quote(expression)}")["result"]
+        except HTTPError as error:
+            if error.code != 503:  # 503: it is not ready yet
+                raise AssertionError(expression, error.read()) from None
+        else:
+            if result:
+                return result
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.1)
+
+
+def _read(url: str) -> dict[str, Any]:
+    with urlopen(url, timeout=10) as answer:
+        data: dict[str, Any] = json.load(answer)["data"]
+    return data
 
 
 def test_a_scrape_is_cheap(used: tuple[ServerProcess, str]) -> None:
