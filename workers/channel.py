@@ -160,7 +160,8 @@ class Channel:
                 wait_for(self.socket, select.POLLIN)
 
     async def receive_async(self) -> tuple[Any, list[int]] | None:
-        """The next message; None when the peer is gone. Safe to cancel."""
+        """The next message; None when the peer is gone. Safe to cancel. A peer that never pauses holds up no others."""
+        await trio.lowlevel.checkpoint()
         while True:
             item = self._next()
             if item is not None:

@@ -25,9 +25,10 @@ from spacetimedb.schema.validation import validate
 from spacetimedb.types.algebraic import Product, decode_type
 from spacetimedb.workers.backups import Backups
 from spacetimedb.workers.control_error import ControlError
+from spacetimedb.workers.database_failed import DatabaseFailed
 from spacetimedb.workers.loading import Loaders
 from spacetimedb.workers.messages import DatabaseDown, Load, Loaded, Reply, Request
-from spacetimedb.workers.processes import DatabaseFailed, DatabaseProcesses
+from spacetimedb.workers.processes import DatabaseProcesses
 from spacetimedb.workers.snapshots import SnapshotError
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class ControlPlane:
         try:
             await database.start(create, row.program, row.program_hash, announce=False)
         except DatabaseFailed as error:
-            raise ControlError(500, str(error)) from None
+            raise ControlError(error.status or 500, str(error)) from None
         try:
             supervisor.store.put_database(row)
         except BaseException:
@@ -316,7 +317,7 @@ class ControlPlane:
         try:
             is_durable = await database.update(program, program_hash, break_clients, libraries, durable_within_s)
         except DatabaseFailed as error:
-            raise ControlError(400, failed + str(error)) from None
+            raise ControlError(error.status or 400, failed + str(error)) from None
         self._supervisor.store.set_program(row.identity, program, program_hash)
         if not is_durable:
             raise ControlError(504, NOT_DURABLE)

@@ -16,10 +16,6 @@ from spacetimedb.workers.sandbox import Confinement
 BELL_FDS: Final = 1 if sys.platform == "linux" else 2
 MAX_READERS: Final = 15
 """Reader r takes slot r + 1 of the commit ring; slot 0 is the log keeper's."""
-RING_BYTES: Final = 64 << 20
-MAILBOX_BYTES: Final = 16 << 20
-HEAP_BYTES: Final = 64 << 30
-"""Address space of a database's row heap; memory is taken as rows come."""
 
 
 class _Message(msgspec.Struct, tag=True, array_like=True):

@@ -106,13 +106,15 @@ class Snapshots:
         since = log_since_snapshot(self._log_directory, durable)
         return since.bytes >= self._policy.log_bytes or since.transactions >= self._policy.transactions
 
-    def announced(self, counts: RowCounts) -> None:
-        """The actor's answer; what nobody has asked for is ignored."""
-        if self._announced is not None:
-            try:
-                self._announced.send_nowait(counts)
-            except trio.WouldBlock:
-                pass
+    def announced(self, counts: RowCounts) -> bool:
+        """The actor's answer; what nobody has asked for is ignored (False)."""
+        try:
+            if self._announced is None:
+                return False
+            self._announced.send_nowait(counts)
+        except trio.WouldBlock:
+            return False
+        return True
 
     async def take(self) -> SnapshotDone:
         """Takes a snapshot now. Raises SnapshotError."""

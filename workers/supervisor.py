@@ -8,15 +8,10 @@ connections, clients closed, accepted calls run and made durable, every process 
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import signal
 import sqlite3
 import sys
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +23,8 @@ from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.child import Child, start_child
 from spacetimedb.workers.control_plane import ControlPlane
+from spacetimedb.workers.data_directory import ServerError, data_directory
+from spacetimedb.workers.database_failed import DatabaseFailed
 from spacetimedb.workers.descriptors import raise_descriptor_limit
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.listening import listening_socket
@@ -44,7 +41,7 @@ from spacetimedb.workers.messages import (
     Stop,
 )
 from spacetimedb.workers.options import ServerOptions
-from spacetimedb.workers.processes import DatabaseFailed, DatabaseProcesses
+from spacetimedb.workers.processes import DatabaseProcesses
 from spacetimedb.workers.reader_link import ReaderLink
 from spacetimedb.workers.sandbox import Confinement, describe
 from spacetimedb.workers.snapshots import Snapshots
@@ -53,10 +50,6 @@ READER_BACKOFF_S: Final = 0.2
 READER_ANSWER_S: Final = 5.0
 """A reader that is asked whether it is stuck and has not answered for so long is."""
 ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")
-
-
-class ServerError(Exception):
-    """The server cannot start; the text says why and what to do."""
 
 
 class Supervisor:
@@ -336,50 +329,13 @@ class Supervisor:
                 nursery.start_soon(database.stop)
 
 
-@asynccontextmanager
-async def _data_directory(options: ServerOptions) -> AsyncIterator[Path]:
-    """The data directory, locked for this process; a temporary one for a server in memory."""
-    if options.in_memory or options.data_dir is None:
-        directory = Path(tempfile.mkdtemp(prefix="spacetimedb-"))
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-        return
-    directory = options.data_dir
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        pid_file = directory / "spacetime.pid"
-        fd = os.open(pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ServerError(f"cannot use the data directory {directory}: {error.strerror}") from None
-    try:
-        # Nobody removes the file, so whoever locks it locks the same one.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(fd, 32).decode(errors="replace")
-        os.close(fd)
-        raise ServerError(
-            f"the data directory {directory} is in use by the server with pid {owner}; "
-            "stop it or choose another --data-dir"
-        ) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, str(os.getpid()).encode())
-    os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
-    try:
-        yield directory
-    finally:
-        os.ftruncate(fd, 0)
-        os.close(fd)
-
-
 def serve(options: ServerOptions) -> int:
     """Runs a server until it is told to stop. Returns the exit status; problems are printed."""
 
     raise_descriptor_limit()
 
     async def main() -> None:
-        async with _data_directory(options) as directory:
+        async with data_directory(options) as directory:
             await Supervisor(options, directory).run()
 
     try:
