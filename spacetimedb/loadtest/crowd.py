@@ -127,7 +127,8 @@ class Crowd:
         """Waits so that connections begin at the bounded rate."""
         now = trio.current_time()
         self._next_connect = max(self._next_connect + 1 / self.settings.connect_rate, now)
-        await trio.sleep_until(self._next_connect)
+        if self._next_connect > now:
+            await trio.sleep_until(self._next_connect)
 
     async def _play(self, bot: Bot) -> None:
         scenario = self.scenario

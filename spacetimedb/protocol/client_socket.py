@@ -1,8 +1,8 @@
 """The client's end of one WebSocket, without I/O: bytes in, messages out, and the bytes that are to be sent.
 
-Handshake with h11. After it the frames (format: head of `frames.py`; here the server's are not masked and the
-client's are) take a lane of their own: a read that holds whole, small, unfragmented binary frames costs a few slices.
-An incomplete frame is kept as the list of reads it came in and is looked at again when all its bytes are there.
+An answer that is no 101 is read with h11. The frames (format: head of `frames.py`; here the server's are not masked
+and the client's are) take a lane of their own: a read that holds whole, small, unfragmented binary frames costs a few
+slices. An incomplete frame is kept as the list of reads it came in and is looked at again when all its bytes are there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ MAX_SERVER_MESSAGE: Final = 512 * 1024 * 1024
 """Longest message in bytes, fragments together; a longer one ends the connection with 1009."""
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes of a refusal's body that are kept."""
+MAX_HEAD: Final = 64 * 1024
+"""Longest head of a 101 in bytes."""
 NORMAL_CLOSE: Final = 1000
 
+_SWITCHING: Final = b"HTTP/1.1 101"
+_UPGRADE: Final = (
+    b"GET %b HTTP/1.1\r\nHost: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: %b\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: %b\r\n%b\r\n"
+)
 _U16: Final = struct.Struct(">H")
 _U64: Final = struct.Struct(">Q")
 _HEAD_16: Final = struct.Struct(">BBH")
@@ -64,13 +71,14 @@ class ClientSocket:
     """
 
     __slots__ = (
-        "_accept",
-        "_handshake",
+        "_head",
         "_needed",
+        "_nonce",
         "_parts",
         "_pending",
         "_pending_size",
         "_refusal",
+        "_refusing",
         "close_code",
         "close_reason",
         "is_closing",
@@ -81,20 +89,16 @@ class ClientSocket:
     def __init__(
         self, host: str, resource: str, subprotocols: Sequence[str], headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
-        nonce = generate_nonce()
-        upgrade = [
-            (b"host", host.encode("idna")),
-            (b"upgrade", b"websocket"),
-            (b"connection", b"Upgrade"),
-            (b"sec-websocket-key", nonce),
-            (b"sec-websocket-version", b"13"),
-            (b"sec-websocket-protocol", ", ".join(subprotocols).encode("ascii")),
-        ]
-        handshake = h11.Connection(h11.CLIENT)
-        request = h11.Request(method=b"GET", target=resource.encode("ascii"), headers=[*upgrade, *headers])
-        self.outgoing = handshake.send(request) or b""
-        self._accept = generate_accept_token(nonce)
-        self._handshake: h11.Connection | None = handshake
+        self._nonce = generate_nonce()
+        if any(sign in value for _, value in headers for sign in (b"\r", b"\n", b"\0")):
+            raise ValueError("a header of the handshake (the token) has a line break in it")
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        names = ", ".join(subprotocols).encode("ascii")
+        self.outgoing = _UPGRADE % (resource.encode("ascii"), host.encode("idna"), self._nonce, names, lines)
+        self._head: bytes | None = b""
+        """What has come of the answer's head; None when the connection is open."""
+        self._refusing: h11.Connection | None = None
+        """Reads an answer that is no 101."""
         self._refusal: tuple[int, bytes] = (0, b"")
         self._pending: list[bytes] | None = None
         self._pending_size = 0
@@ -110,8 +114,8 @@ class ClientSocket:
 
         Raises HandshakeRefused, SocketError.
         """
-        if self._handshake is not None:
-            data = self._shake(self._handshake, data)
+        if self._head is not None:
+            data = self._shake(data)
             if not data:
                 return []
         if self._pending is not None:
@@ -160,8 +164,10 @@ class ClientSocket:
     def end_of_stream(self) -> None:
         """The server sent its last byte. Raises HandshakeRefused if that completes a refusal, SocketError if not yet
         open."""
-        if self._handshake is not None:
-            self._shake(self._handshake, b"")
+        if self._head is not None:
+            if self._head:
+                self._refuse(self._head)
+            self._refuse(b"")
             if self._refusal[0]:
                 raise HandshakeRefused(self._refusal[0], self._refusal[1].decode("utf-8", "replace"))
             raise SocketError("the server ended the connection during the handshake")
@@ -172,16 +178,41 @@ class ClientSocket:
             self.is_closing = True
             self.outgoing += client_frame(_U16.pack(code), CLOSE)
 
-    def _shake(self, handshake: h11.Connection, data: bytes) -> bytes:
-        """Feeds the handshake (b"": the stream ended); returns what came after it."""
+    def _shake(self, data: bytes) -> bytes:
+        """Takes bytes of the answer; returns what came behind a complete 101."""
+        if self._refusing is not None:
+            self._refuse(data)
+            return b""
+        head = self._head = (self._head or b"") + data
+        if not head.startswith(_SWITCHING[: len(head)]):
+            self._head = b""
+            self._refuse(head)
+            return b""
+        end = head.find(b"\r\n\r\n")
+        if end < 0:
+            if len(head) > MAX_HEAD:
+                raise SocketError("the server's answer to the handshake is too long")
+            return b""
+        fields = (line.partition(b":") for line in head[:end].split(b"\r\n")[1:])
+        headers = {name.lower(): value.strip() for name, _, value in fields}
+        if headers.get(b"sec-websocket-accept") != generate_accept_token(self._nonce):
+            raise SocketError("the handshake failed: no WebSocket server answered")
+        self.subprotocol = headers.get(b"sec-websocket-protocol", b"").decode("ascii", "replace")
+        self._head = None
+        return head[end + 4 :]
+
+    def _refuse(self, data: bytes) -> None:
+        """Feeds the refusal (b"": the stream ended). Raises HandshakeRefused when it is complete, SocketError."""
+        refusing = self._refusing
+        if refusing is None:
+            refusing = self._refusing = h11.Connection(h11.CLIENT)
+            refusing.send(h11.Request(method=b"GET", target=b"/", headers=[(b"host", b"")]))
+            refusing.send(h11.EndOfMessage())
         status, body = self._refusal
         try:
-            handshake.receive_data(data)
-            while (event := handshake.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
-                if isinstance(event, h11.InformationalResponse):
-                    if event.status_code == 101:
-                        return self._accepted(handshake, dict(event.headers))
-                elif isinstance(event, h11.Response):
+            refusing.receive_data(data)
+            while (event := refusing.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+                if isinstance(event, h11.Response):
                     status = event.status_code
                 elif isinstance(event, h11.Data):
                     body = (body + event.data)[:MAX_REFUSAL]
@@ -194,15 +225,6 @@ class ClientSocket:
                 why = error if data else "the server ended the connection"
                 raise SocketError(f"{why} during the handshake") from None
         self._refusal = status, body
-        return b""
-
-    def _accepted(self, handshake: h11.Connection, headers: dict[bytes, bytes]) -> bytes:
-        if headers.get(b"sec-websocket-accept") != self._accept:
-            raise SocketError("the handshake failed: no WebSocket server answered")
-        self.subprotocol = headers.get(b"sec-websocket-protocol", b"").decode("ascii", "replace")
-        self._handshake = None
-        rest, _ = handshake.trailing_data
-        return bytes(rest)
 
     def _keep(self, rest: bytes, needed: int) -> None:
         self._pending = [rest]
