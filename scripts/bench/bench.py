@@ -16,10 +16,13 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +36,7 @@ from server_process import ServerProcess, cpu_seconds, descendants  # noqa: E402
 
 IDLE_CONNECTIONS = 1000
 IDLE_CPU_SECONDS = 10.0
+SCRAPE_EVERY_S = 0.25
 Figures = dict[str, Any]
 
 
@@ -82,6 +86,8 @@ GOALS = [
     Goal("idle", "resident_mb", 160, "-"),
     Goal("idle", "cpu_percent", 1.0, "-"),
     Goal("connections", "mb_per_1000", 60, "182"),
+    Goal("scrape", "scrape_p50_ms", 20, "-"),
+    Goal("scrape", "call_p99_over_quiet", 1.5, "-"),
 ]
 
 
@@ -126,6 +132,7 @@ SHOWN = (
     *("tps", "p50_ms", "p99_ms", "echo_floor_rps", "rows_delivered_per_s", "messages_delivered_per_s", "skipped"),
     *("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error"),
     *("subscribe_p50_ms", "subscribe_max_ms", "call_p50_ms", "calls_meanwhile", "few_cpu_us", "many_cpu_us"),
+    *("scrapes", "scrape_max_ms", "quiet_p99_ms"),
     *("clients", "messages", "cold_ms", "cold_call_p99_ms", "cold_call_max_ms", "first_result_p99_ms", "move_p50_ms"),
 )
 
@@ -140,7 +147,7 @@ class Bench:
     def idle(self) -> Figures:
         """Memory and CPU of a server with one database that nobody uses."""
         before, begun = cpu_seconds(self.server.pid), time.perf_counter()
-        time.sleep(IDLE_CPU_SECONDS)
+        time.sleep(min(IDLE_CPU_SECONDS, self.seconds))
         used = (cpu_seconds(self.server.pid) - before) / (time.perf_counter() - begun)
         return {
             "resident_mb": round(resident_kb(self.server.pid) / 1000, 1),
@@ -200,23 +207,38 @@ class Bench:
     def connections(self) -> Figures:
         """Memory of 1,000 open connections that subscribe to nothing."""
         before = resident_kb(self.server.pid)
-        command = [
-            "node",
-            "idle.mjs",
-            "--url",
-            self.server.ws_url,
-            "--db",
-            "ticker",
-            "--connections",
-            str(IDLE_CONNECTIONS),
-        ]
-        with subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        with self._idle_clients() as opened:
+            after = resident_kb(self.server.pid)
+        return opened | {"mb_per_1000": round((after - before) / 1000 * 1000 / IDLE_CONNECTIONS, 1)}
+
+    def scrape(self) -> Figures:
+        """/v1/metrics while 1,000 clients are connected: how long it takes, and whether calls notice it."""
+        options = self._common("bank") | {"connections": 1, "inflight": 1, "no_floor": True}
+        with self._idle_clients():
+            quiet = node("transfer.mjs", **options)
+            with _Scrapes(self.server.base_url) as scrapes:
+                scraped = node("transfer.mjs", **options)
+        times = sorted(scrapes.times_ms)
+        return {
+            "scrapes": len(times),
+            "scrape_p50_ms": round(times[len(times) // 2], 2),
+            "scrape_max_ms": round(times[-1], 2),
+            "quiet_p99_ms": quiet["p99_ms"],
+            "call_p50_ms": scraped["p50_ms"],
+            "call_p99_ms": scraped["p99_ms"],
+            "call_p99_over_quiet": round(scraped["p99_ms"] / quiet["p99_ms"], 3),
+        }
+
+    @contextmanager
+    def _idle_clients(self) -> Iterator[Figures]:
+        options = ["--url", self.server.ws_url, "--db", "ticker", "--connections", str(IDLE_CONNECTIONS)]
+        with subprocess.Popen(
+            ["node", "idle.mjs", *options], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as client:
             assert client.stdout is not None
             assert client.stdin is not None
-            opened = json.loads(client.stdout.readline())
-            after = resident_kb(self.server.pid)
+            yield dict(json.loads(client.stdout.readline()))
             client.stdin.close()
-        return dict(opened) | {"mb_per_1000": round((after - before) / 1000 * 1000 / IDLE_CONNECTIONS, 1)}
 
     def _fanout(self, **options: int) -> Figures:
         figures = node("fanout.mjs", **self._common("ticker"), **options)
@@ -224,6 +246,49 @@ class Bench:
 
     def _common(self, database: str) -> dict[str, Any]:
         return {"url": self.server.ws_url, "db": database, "server_pid": self.server.pid, "seconds": self.seconds}
+
+
+BENCHMARKS: dict[str, Callable[[Bench], Figures]] = {
+    "idle": Bench.idle,
+    "connections": Bench.connections,
+    "scrape": Bench.scrape,
+    "fanout": Bench.fanout,
+    "fanout-500": Bench.fanout_500,
+    "large-table": Bench.large_table,
+    "points": Bench.points,
+    "shared": Bench.shared,
+    "chunks": Bench.chunks,
+    "recovery": Bench.recovery,
+    "transfer": Bench.transfer,
+    "transfer-skewed": Bench.transfer_skewed,
+    "sequential": Bench.sequential,
+}
+"""In the order in which they run."""
+
+
+class _Scrapes:
+    """Asks for the metrics every SCRAPE_EVERY_S, in a thread. `times_ms`: how long each answer took."""
+
+    def __init__(self, base_url: str) -> None:
+        self.times_ms: list[float] = []
+        self._url = base_url + "/v1/metrics"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> _Scrapes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(SCRAPE_EVERY_S):
+            begun = time.perf_counter()
+            with urlopen(self._url) as answer:
+                answer.read()
+            self.times_ms.append((time.perf_counter() - begun) * 1000)
 
 
 def _flat(figures: Figures, *names: str) -> Figures:
@@ -289,6 +354,8 @@ UNITS = {
     "many_over_few": "CPU per update, 10,000 over 100 subscriptions",
     "missing": "missing updates",
     "cpu_us_per_message": "server CPU us per message, 1,000 clients",
+    "scrape_p50_ms": "one answer of /v1/metrics with 1,000 clients, p50 ms",
+    "call_p99_over_quiet": "p99 of calls while scraped 4 times a second, over without",
     "first_result_p50_ms": "join of 1,200 rows, first result p50 ms",
 }
 
@@ -335,42 +402,32 @@ def write_readme(results: dict[str, Figures], machine: Figures) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--only", default="", help="benchmarks to run, with commas between them")
+    parser.add_argument(
+        "--only", default="", help="benchmarks to run, with commas between them: " + ",".join(BENCHMARKS)
+    )
     parser.add_argument("--seconds", type=int, default=15, help="length of each measurement")
     parser.add_argument("--readers", type=int, help="reader processes of the server")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--readme", action="store_true", help="put the figures into the README (all benchmarks)")
     parser.add_argument("--data-dir", type=Path, help="where the server writes (default: a temporary folder)")
     options = parser.parse_args()
+    chosen = [name for name in options.only.split(",") if name] or list(BENCHMARKS)
+    if unknown := [name for name in chosen if name not in BENCHMARKS]:
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     console = Console(width=120 if not sys.stdout.isatty() else None)
     with tempfile.TemporaryDirectory(prefix="spacetimedb-bench-", dir=options.data_dir) as folder:
         server = ServerProcess(Path(folder), readers=options.readers).start()
         try:
             server.publish(SAMPLES / "ticker.py", "ticker")
             bench = Bench(server, options.seconds)
-            steps: dict[str, Callable[[], Figures]] = {
-                "idle": bench.idle,
-                "connections": bench.connections,
-                "fanout": bench.fanout,
-                "fanout-500": bench.fanout_500,
-                "large-table": bench.large_table,
-                "points": bench.points,
-                "shared": bench.shared,
-                "chunks": bench.chunks,
-                "recovery": bench.recovery,
-                "transfer": bench.transfer,
-                "transfer-skewed": bench.transfer_skewed,
-                "sequential": bench.sequential,
-            }
-            chosen = [name for name in options.only.split(",") if name] or list(steps)
             results: dict[str, Figures] = {}
             for name in chosen:
-                if name in ("transfer", "transfer-skewed", "sequential"):
+                if name in ("transfer", "transfer-skewed", "sequential", "scrape"):
                     server.publish(SAMPLES / "bank.py", "bank")
                 if name in ("large-table", "points", "shared", "chunks"):
                     server.publish(SAMPLES / "rows.py", "rows")
                 console.print(f"running {name} ...", style="dim")
-                results[name] = steps[name]()
+                results[name] = BENCHMARKS[name](bench)
             machine = environment(bench)
         finally:
             server.stop()
