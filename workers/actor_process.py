@@ -47,7 +47,7 @@ MAX_UNASKED: Final = 200
 """More messages that nobody has asked for are not sent by an actor in its whole life."""
 NO_ANSWER: Final = "the database process sent what is no answer"
 TOO_LONG: Final = (
-    "the database process did not answer within {:.0f} s and is replaced; which program runs is shown then"
+    "the database process did not answer within {:.0f} s and is replaced; the update may be in force afterwards"
 )
 GATEWAY_TIMEOUT: Final = 504
 

@@ -118,7 +118,7 @@ class Reader:
             message, fds = received
             match message:
                 case DatabaseUp():
-                    self._database_up(message, fds)
+                    await self._database_up(message, fds)
                 case DatabaseDown(identity, _deleted, reason):
                     self._database_down(Identity(identity), reason)
                 case Directory():
@@ -139,18 +139,23 @@ class Reader:
             event.set()
         self._stopping.set()
 
-    def _database_up(self, up: DatabaseUp, fds: list[int]) -> None:
+    async def _database_up(self, up: DatabaseUp, fds: list[int]) -> None:
         identity = Identity(up.identity)
         if up.is_update:
             link = self.links.get(identity)
             if link is not None:
-                link.update(up)
+                try:
+                    link.update(up)
+                except Exception:
+                    traceback.print_exc()
+                    await self._distrust(link)
             return
         self._database_down(identity)
         try:
             self.links[identity] = DatabaseLink(self.lane, self.number, up, fds)
         except Exception:
-            traceback.print_exc()  # its module may have written over the shared memory
+            traceback.print_exc()
+            await self._replace_process(identity)
         self._bell.ring()
 
     def _database_down(self, identity: Identity, reason: str = "") -> None:
@@ -173,7 +178,10 @@ class Reader:
         """What this database publishes cannot be understood: its module may have had a hand in it. Others go on."""
         self._database_down(link.identity, "the database published what cannot be read")
         self._notify()
-        await self._channel.send_async(Request(0, "replace_process", {"identity": bytes(link.identity)}))
+        await self._replace_process(link.identity)
+
+    async def _replace_process(self, identity: Identity) -> None:
+        await self._channel.send_async(Request(0, "replace_process", {"identity": bytes(identity)}))
 
     async def _attach_again(self, link: DatabaseLink) -> None:
         """The database did not wait for this reader, which has missed something: its clients here begin anew."""

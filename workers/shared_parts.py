@@ -23,7 +23,7 @@ HEAP_BYTES: Final = 64 << 30
 
 
 class SharedParts:
-    """Regions, bells and mailboxes. `control` shows the words of the control block. OSError if the system has no room."""
+    """Regions, bells and mailboxes; OSError if the system has no room. `control` shows the control block."""
 
     def __init__(self, name: str) -> None:
         self._regions: list[Region] = []

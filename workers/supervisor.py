@@ -47,6 +47,8 @@ from spacetimedb.workers.sandbox import Confinement, describe
 from spacetimedb.workers.snapshots import Snapshots
 
 READER_BACKOFF_S: Final = 0.2
+ROOM_S: Final = 20.0
+"""A database that takes longer to open no longer keeps the next one waiting."""
 READER_ANSWER_S: Final = 5.0
 """A reader that is asked whether it is stuck and has not answered for so long is."""
 ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")
@@ -138,33 +140,32 @@ class Supervisor:
                 await child.channel.send_async(setup, self._socket.fileno(), *bell.fds)
                 await child.channel.send_async(self.directory_message())
                 self.readers[number] = child, link
-                for database in list(self.databases.values()):
-                    await database.attach_reader(link)
-                attached.set()
-                while (received := await child.channel.receive_async()) is not None:
-                    if isinstance(received[0], Request):
-                        self._nursery.start_soon(self._serve, child, received[0])
-                    elif link.answered is not None:
-                        link.answered.set()
-            except ChannelClosed:
+                async with trio.open_nursery() as attaching:
+                    # In a task for each: a database that keeps others waiting holds up no reader. They wait for the end
+                    # of `detach_reader` for the reader before, which was begun earlier.
+                    for database in list(self.databases.values()):
+                        attaching.start_soon(database.attach_reader, link)
+                    attached.set()
+                    while (received := await child.channel.receive_async()) is not None:
+                        if isinstance(received[0], Request):
+                            self._nursery.start_soon(self._serve, child, received[0])
+                        elif link.answered is not None:
+                            link.answered.set()
+                    link.is_alive = False
+            except* ChannelClosed:
                 pass
             self.readers.pop(number, None)
             link.is_alive = False
             if child.process.returncode is None:
                 child.process.kill()
-            await self._detach_reader(number)
+            for database in list(self.databases.values()):
+                self._nursery.start_soon(database.detach_reader, number)
             await child.process.wait()
             child.channel.close()
             bell.close()
             if not self._stopping:
                 self.say(f"reader {number} ended; starting it again")
                 await trio.sleep(READER_BACKOFF_S)
-
-    async def _detach_reader(self, number: int) -> None:
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for database in list(self.databases.values()):
-                    nursery.start_soon(database.detach_reader, number)
 
     async def _serve(self, child: Child, request: Request) -> None:
         reply: Reply = await self.control.answer(request)
@@ -249,10 +250,15 @@ class Supervisor:
         room = trio.Semaphore(max(2, os.cpu_count() or 2))
 
         async def open_one(row: DatabaseRow, database: DatabaseProcesses) -> None:
-            try:
-                await self._open(row, database)
-            finally:
-                room.release()
+            opened = trio.Event()
+            self._nursery.start_soon(give_room, opened)
+            await self._open(row, database)
+            opened.set()
+
+        async def give_room(opened: trio.Event) -> None:
+            with trio.move_on_after(ROOM_S):
+                await opened.wait()
+            room.release()
 
         waiting = []
         for row in self.store.databases():
@@ -322,11 +328,15 @@ class Supervisor:
             link.bell.ring()
         for child, _link in children:
             await child.stop()
-        for number in range(MAX_READERS):
-            await self._detach_reader(number)  # their clients are disconnected before the databases end
+
+        async def stop(database: DatabaseProcesses) -> None:
+            for number in range(MAX_READERS):
+                await database.detach_reader(number)  # its clients are disconnected before it ends
+            await database.stop()
+
         async with trio.open_nursery() as nursery:
             for database in list(self.databases.values()):
-                nursery.start_soon(database.stop)
+                nursery.start_soon(stop, database)
 
 
 def serve(options: ServerOptions) -> int:
