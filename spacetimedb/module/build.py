@@ -42,7 +42,7 @@ class Built(NamedTuple):
     types: list[tuple[str, int]]
     params: dict[str, Product]
     view_columns: dict[str, list[str]]
-    explicit_names: list[tuple[Literal["Table", "Function"], str]]
+    explicit_names: list[tuple[Literal["Table", "Function"], str, str]]
     migrations: list[MigrationSpec]
 
 
@@ -62,7 +62,9 @@ def build(
     for function in functions:
         table_checks.note_schedule(function)
     table_specs = [t for t in map(table_checks.table, tables) if t is not None]
-    whole.unique_names("table", [(t.name, t.declaration.file, class_line(t.declaration)) for t in tables])
+    whole.unique_names(
+        "table", [(t.explicit or t.name, t.name, t.declaration.file, class_line(t.declaration)) for t in tables]
+    )
     function_checks = FunctionChecks(check)
     reducers: list[ReducerSpec] = []
     procedures: list[ProcedureSpec] = []
@@ -77,15 +79,17 @@ def build(
         else:
             procedure = function_checks.procedure(function)
             procedures += [procedure] if procedure is not None else []
-    whole.unique_names("function", [(check.canonical(f), *function_place(f.function)) for f in functions])
+    whole.unique_names("function", [(check.canonical(f), f.name, *function_place(f.function)) for f in functions])
     whole.one_per_event()
     handlers, route_specs = whole.http(routes)
     whole.unique_types()
     row_migrations = migration_specs(check, migrations)
     if check.problems:
         raise ModuleError(check.problems)
-    explicit: list[tuple[Literal["Table", "Function"], str]] = [("Table", t.name) for t in tables if t.explicit]
-    explicit += [("Function", f.name) for f in functions if f.explicit]
+    explicit: list[tuple[Literal["Table", "Function"], str, str]] = [
+        ("Table", t.name, t.explicit) for t in tables if t.explicit
+    ]
+    explicit += [("Function", f.name, f.explicit) for f in functions if f.explicit]
     return Built(
         table_specs,
         reducers,
@@ -108,14 +112,18 @@ class _WholeModule:
     def __init__(self, check: Check) -> None:
         self.check = check
 
-    def unique_names(self, kind: str, named: list[tuple[str, str, int]]) -> None:
-        seen: dict[str, tuple[str, int]] = {}
-        for name, file, line in named:
-            if name in seen:
-                other_file, other_line = seen[name]
+    def unique_names(self, kind: str, named: list[tuple[str, str, str, int]]) -> None:
+        """Canonical and source names, each with its place: two must not have the same of either."""
+        seen: dict[tuple[bool, str], tuple[str, int]] = {}
+        for canonical, source, file, line in named:
+            names = (True, canonical), (False, source)
+            taken = next((name for name in names if name in seen), None)
+            if taken is not None:
+                other_file, other_line = seen[taken]
                 where = f"line {other_line}" if other_file == file else f"{other_file}:{other_line}"
-                self.check.report((file, line), f"there is another {kind} named {name!r} ({where})")
-            seen.setdefault(name, (file, line))
+                self.check.report((file, line), f"there is another {kind} named {taken[1]!r} ({where})")
+            for name in names:
+                seen.setdefault(name, (file, line))
 
     def unique_types(self) -> None:
         seen: dict[str, object] = {}

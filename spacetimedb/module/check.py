@@ -36,4 +36,4 @@ class Check:
 
     def canonical(self, function: DeclaredFunction) -> str:
         """Canonical name of a function."""
-        return function.name if function.explicit or self.case == "none" else snake_case(function.name)
+        return function.explicit or (function.name if self.case == "none" else snake_case(function.name))

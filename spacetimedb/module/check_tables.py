@@ -41,11 +41,12 @@ class TableChecks:
     def table(self, table: DeclaredTable) -> TableSpec | None:
         """None when something is wrong with it."""
         place = (table.declaration.file, class_line(table.declaration))
-        problem = identifier_problem(table.name)
+        name = table.explicit or table.name
+        problem = identifier_problem(name)
         if problem is not None:
             self.check.report(place, problem)
-        if table.name.startswith("st_"):
-            self.check.report(place, f"table {table.name}: names that start with st_ are the system's own")
+        if name.startswith("st_"):
+            self.check.report(place, f"table {name}: names that start with st_ are the system's own")
         try:
             named = self.check.resolver.structure(table.row)
         except BadAnnotation as error:
@@ -66,7 +67,7 @@ class TableChecks:
         assert isinstance(shape, ProductShape)
         return TableSpec(
             source_name=table.name,
-            name=table.name if table.explicit or self.check.case == "none" else snake_case(table.name),
+            name=table.explicit or (table.name if self.check.case == "none" else snake_case(table.name)),
             key=table.key,
             row=table.row,
             shape=shape,

@@ -45,12 +45,12 @@ class TableAlias:
 
 
 class DeclaredTable(msgspec.Struct, frozen=True, eq=False):
-    """A table as declared; `name` is its source name, `explicit` when the author chose it."""
+    """A table as declared; `name` is its source name, `explicit` the canonical one if the author chose it."""
 
     key: object
     row: type[Any]
     name: str
-    explicit: bool
+    explicit: str | None
     public: bool
     event: bool
     durable: bool
@@ -61,14 +61,15 @@ class DeclaredTable(msgspec.Struct, frozen=True, eq=False):
 class DeclaredFunction(msgspec.Struct, frozen=True, eq=False):
     """A reducer, procedure or view as declared. `schedule` is the key of a table or None.
 
-    `body` is what the host calls; it differs from `function`, whose signature counts, for `m.every`.
+    `name` is its source name, `explicit` the canonical one if the author chose it. `body` is what the host calls; it
+    differs from `function`, whose signature counts, for `m.every`.
     """
 
     kind: FunctionKind
     function: Callable[..., object]
     body: Callable[..., object]
     name: str
-    explicit: bool
+    explicit: str | None
     local_names: Mapping[str, Any]
     lifecycle: Lifecycle | None = None
     private: bool = False

@@ -84,7 +84,7 @@ def definition(built: Built, case: Case, row_filters: list[str], submodules: lis
         http_routes=[RawHttpRoute(r.handler, _method(r.method), r.path) for r in built.routes],
         row_level_security=[RawRowLevelSecurity(sql) for sql in row_filters],
         submodules=submodules,
-        explicit_names=[RawExplicitName(kind, name, name) for kind, name in built.explicit_names],
+        explicit_names=[RawExplicitName(kind, source, name) for kind, source, name in built.explicit_names],
         case_conversion_policy=policy(case),
     )
 

@@ -142,9 +142,10 @@ class Module:
     ) -> Any:
         """Makes a row class a table.
 
-        `public`: clients can read it. `name`: its name, otherwise the class's in snake_case. `event`: its rows are sent
-        at commit and never stored. `durable=False`: its rows are in memory only, neither in the log nor in snapshots,
-        and gone after a restart. `indexes`: indexes over several columns, `btree(..., name=)` and `hash_index`.
+        `public`: clients can read it. `name`: what clients and SQL call it, otherwise the class's name in snake_case.
+        `event`: its rows are sent at commit and never stored. `durable=False`: its rows are in memory only, neither in
+        the log nor in snapshots, and gone after a restart. `indexes`: indexes over several columns, `btree(..., name=)`
+        and `hash_index`.
         """
 
         def decorate(row: type[R]) -> type[R]:
@@ -165,7 +166,7 @@ class Module:
     ) -> type[R]:
         """One more table of a row class. Use the result as the class is used: `ctx.db[logged_out]`."""
         alias: Any = TableAlias(row, name)
-        self._add_table(alias, row, name, public, event, durable, indexes)
+        self._add_table(alias, row, name, public, event, durable, indexes, name)
         made: type[R] = alias
         return made
 
@@ -178,12 +179,12 @@ class Module:
                 self._add_table(
                     one.key,
                     one.row,
-                    one.name or accessor,
+                    one.name,
                     one.public,
                     one.event,
                     one.durable,
                     one.indexes,
-                    explicit=one.name is not None,
+                    accessor,
                 )
         return tables
 
@@ -196,19 +197,18 @@ class Module:
         event: bool,
         durable: bool,
         indexes: Sequence[MultiIndexMarker],
-        explicit: bool | None = None,
+        source_name: str | None = None,
     ) -> None:
-        explicit = name is not None if explicit is None else explicit
+        """`name` is the canonical name, None to make it of the source name, which is the class's if not given."""
         declaration = getattr(row, "__declaration__", None)
         if not isinstance(row, type) or not issubclass(row, Row) or not isinstance(declaration, Declaration):
             raise TypeError(f"a table is a class that derives from Row, not {row!r}")
-        source_name = name or snake_case(row.__name__)
+        source_name = source_name or snake_case(row.__name__)
         if key is row:
-            canonical = source_name if explicit or self.case == "none" else snake_case(source_name)
-            declaration.registered_name = canonical
+            declaration.registered_name = name or (source_name if self.case == "none" else snake_case(source_name))
         own = tuple(i for i in indexes if isinstance(i, IndexDeclaration))
         self._built = None
-        self._tables.append(DeclaredTable(key, row, source_name, explicit, public, event, durable, own, declaration))
+        self._tables.append(DeclaredTable(key, row, source_name, name, public, event, durable, own, declaration))
 
     # -- functions
 
@@ -299,7 +299,7 @@ class Module:
                 function(ctx)
 
             self._add_function(
-                DeclaredFunction("reducer", function, body, function.__name__, False, {}, schedule=timer, every=True)
+                DeclaredFunction("reducer", function, body, function.__name__, None, {}, schedule=timer, every=True)
             )
             return function
 
@@ -346,7 +346,7 @@ class Module:
     def _add_hook(self, function: HookFunction, lifecycle: Lifecycle) -> HookFunction:
         local_names = sys._getframe(2).f_locals
         self._add_function(
-            DeclaredFunction("reducer", function, function, function.__name__, False, local_names, lifecycle=lifecycle)
+            DeclaredFunction("reducer", function, function, function.__name__, None, local_names, lifecycle=lifecycle)
         )
         return function
 
@@ -369,8 +369,8 @@ class Module:
                     kind,
                     function,
                     function,
-                    name or own_name,
-                    name is not None,
+                    own_name if kind == "view" else name or own_name,
+                    name,
                     local_names,
                     private=private,
                     schedule=schedule,

@@ -96,7 +96,7 @@ def _check_signature(check: Check, migration: DeclaredMigration) -> None:
 
 def _described(check: Check, migration: DeclaredMigration) -> MigrationSpec | None:
     declaration: Declaration = getattr(migration.old, "__declaration__")  # noqa: B009
-    table = DeclaredTable(object(), migration.old, NAME_OF_OLD, True, False, False, True, (), declaration)
+    table = DeclaredTable(object(), migration.old, NAME_OF_OLD, NAME_OF_OLD, False, False, True, (), declaration)
     alone = Check(check.case, [table], [])
     spec = TableChecks(alone).table(table)
     check.problems += alone.problems

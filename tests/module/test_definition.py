@@ -203,7 +203,7 @@ def test_types(raw: RawModuleDefV10) -> None:
 
 def test_tables(raw: RawModuleDefV10) -> None:
     player, second, chat, slot, ticker = raw.tables
-    assert [x.source_name for x in raw.tables] == ["player", "benched", "chat", "slot", "oneU8"]
+    assert [x.source_name for x in raw.tables] == ["player", "benched", "chat", "slot", "ticker"]
     assert (player.product_type_ref, second.product_type_ref) == (0, 0)
     assert player.primary_key == (0,)
     assert [(i.source_name, i.accessor_name, i.algorithm) for i in player.indexes] == [
@@ -246,14 +246,14 @@ def test_functions(raw: RawModuleDefV10) -> None:
         ("low", 1, True, t.query_of(Ref(0))),
     ]
     assert [(k.view_source_name, k.columns) for k in raw.view_primary_keys] == [("top", ("nick",))]
-    assert [(s.table_name, s.schedule_at_col, s.function_name) for s in raw.schedules] == [("oneU8", 1, "tick")]
+    assert [(s.table_name, s.schedule_at_col, s.function_name) for s in raw.schedules] == [("ticker", 1, "tick")]
     assert [(x.lifecycle_spec.name, x.function_name) for x in raw.lifecycle_reducers] == [("INIT", "start")]
     assert [h.source_name for h in raw.http_handlers] == ["handler"]
     assert [(r.method and r.method.name, r.path) for r in raw.http_routes] == [(None, ""), ("Get", "/x")]
     assert [r.sql for r in raw.row_level_security] == ["SELECT * FROM player WHERE ident = :sender"]
     assert {(e.kind, e.source_name, e.canonical_name) for e in raw.explicit_names} == {
         ("Table", "benched", "benched"),
-        ("Table", "oneU8", "oneU8"),
+        ("Table", "ticker", "oneU8"),
         ("Function", "rename_it", "rename_it"),
     }
 
