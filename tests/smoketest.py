@@ -140,6 +140,9 @@ class User:
         self.run("publish", name, "--module-path", self.source(text), *options)
         return name
 
+    def try_publish(self, text: str, name: str, *options: str) -> Result:
+        return self.try_run("publish", name, "--module-path", self.source(text), *options)
+
     def publish_fails(self, text: str, name: str | None = None, *options: str) -> str:
         return self.fails("publish", name or new_name(), "--module-path", self.source(text), *options)
 
