@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from ..client.address import Address
-from ..client.trio_link import Link
+from ..client.trio_wire import open_stream
 from ..protocol import v2_client
 from ..protocol.client_socket import ClientSocket, HandshakeRefused, SocketError, client_frame
 
@@ -40,8 +40,8 @@ class Session:
     number.
     """
 
-    def __init__(self, link: Link, socket: ClientSocket) -> None:
-        self._link = link
+    def __init__(self, stream: trio.abc.Stream, socket: ClientSocket) -> None:
+        self._stream = stream
         self._socket = socket
         self._sending = trio.StrictFIFOLock()
         self._frames: deque[bytes] = deque()
@@ -64,8 +64,8 @@ class Session:
     async def _send(self, data: bytes) -> None:
         try:
             async with self._sending:
-                await self._link.send_all(data)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise SessionLost(self._reason()) from None
 
     async def receive(self) -> list[v2_client.ServerMessage]:
@@ -79,7 +79,10 @@ class Session:
         while not self._frames:
             if self._socket.close_code is not None:
                 raise SessionLost(self._reason())
-            data = await self._link.receive()
+            try:
+                data = bytes(await self._stream.receive_some())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
             try:
                 if data:
                     self._frames += self._socket.receive(data)
@@ -125,7 +128,7 @@ class Session:
                     await self._frame()
             except (SessionLost, SessionRefused):
                 pass
-        self._link.close()
+        await trio.aclose_forcefully(self._stream)
 
 
 @asynccontextmanager
@@ -138,10 +141,10 @@ async def open_session(
     """
     address = Address.parse(url, database, token=token, confirmed=confirmed)
     try:
-        link = await Link.open(address)
+        stream = await open_stream(address)
     except OSError as error:
         raise SessionLost(f"no connection to {url}: {error}") from None
-    session = Session(link, address.socket(token))
+    session = Session(stream, address.socket(token))
     try:
         with trio.move_on_after(CONNECT_SECONDS) as waiting:
             await session.greet()

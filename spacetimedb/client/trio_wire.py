@@ -38,11 +38,18 @@ async def open_wire(owner: DrivenFace) -> Wire:
     lane = Lane.current() if tls is None else None
     if lane is not None:
         return LaneWire(lane, owner, await _socket(address))
-    tcp = await trio.open_tcp_stream(address.host, address.port)
-    stream: trio.abc.Stream = tcp
-    if tls is not None:
-        stream = trio.SSLStream(tcp, tls, server_hostname=address.host, https_compatible=True)
+    stream = await open_stream(address)
+    tcp = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     return StreamWire(owner, stream, tcp.socket.close)
+
+
+async def open_stream(address: Address) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+    """Connects. OSError if nobody answers."""
+    tcp = await trio.open_tcp_stream(address.host, address.port)
+    tls = address.tls()
+    if tls is None:
+        return tcp
+    return trio.SSLStream(tcp, tls, server_hostname=address.host, https_compatible=True)
 
 
 async def _socket(address: Address) -> socket.socket:
