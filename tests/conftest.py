@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import ServerProcess
+from server_process import REACHABLE_HOST, ServerProcess
 from smoketest import User
 
 ServerFactory = Callable[..., ServerProcess]
@@ -16,7 +16,8 @@ ServerFactory = Callable[..., ServerProcess]
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests that do not harm it. Every test publishes under a name of its own."""
-    running = ServerProcess(tmp_path_factory.mktemp("server")).start()
+    options = ["--outbound-http-to", REACHABLE_HOST]
+    running = ServerProcess(tmp_path_factory.mktemp("server"), options=options).start()
     try:
         yield running
     finally:

@@ -23,8 +23,10 @@ from spacetimedb.cli.api import Answer, Server
 
 START_SECONDS = 120.0
 STOP_SECONDS = 90.0
+REACHABLE_HOST = "127.0.0.2"
+"""An address of this machine that modules of the shared server may send HTTP requests to."""
 SAMPLES = Path(__file__).resolve().parent.parent / "scripts" / "samples"
-_PASSING = re.compile(r"workers\.(loader|snapshotter|restorer|outbound)\b")
+_SERVING = re.compile(r"workers\.(reader|transaction_actor|log_keeper)\b")
 _LISTENS = re.compile(r"listening on (?:http://)?(\S+):(\d+)", re.IGNORECASE)
 
 
@@ -119,8 +121,10 @@ class ServerProcess:
         return {pid: _command_line(pid) for pid in descendants(self.pid)}
 
     def serving(self) -> dict[int, str]:
-        """Those of them that stay: processes that load a program, write a snapshot or send requests come and go."""
-        return {pid: command for pid, command in self.processes().items() if not _PASSING.search(command)}
+        """Those of them that stay: processes that load a program, write a snapshot or send requests come and go, and
+        one that has just been forked still looks like its parent."""
+        found = self.processes().items()
+        return {pid: command for pid, command in found if pid == self.pid or _SERVING.search(command)}
 
     def stop(self) -> None:
         """SIGTERM, then waits; AssertionError if it fails, hangs, or leaves processes behind."""

@@ -30,6 +30,7 @@ from spacetimedb.workers.messages import (
     Stop,
     UpdateProgram,
 )
+from spacetimedb.workers.options import HttpReach
 from spacetimedb.workers.outbound_link import OutboundLink
 from spacetimedb.workers.shared_parts import SharedParts
 
@@ -81,13 +82,13 @@ class ActorProcess:
 
     @classmethod
     async def start(
-        cls, shared: SharedParts, memory_bytes: int, may_send_http: bool, say: Callable[[str], None]
+        cls, shared: SharedParts, memory_bytes: int, http_reach: HttpReach, say: Callable[[str], None]
     ) -> ActorProcess:
         """Starts the process; it waits for `set_up`. Raises OSError."""
         with ExitStack() as undo:
             last_words = LastWords()
             undo.callback(last_words.close)
-            outbound = OutboundLink(memory_bytes, say) if may_send_http else None
+            outbound = OutboundLink(memory_bytes, http_reach, say) if http_reach is not None else None
             if outbound is not None:
                 undo.callback(outbound.close)
             child = await start_child(

@@ -23,6 +23,10 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
     prune_log: bool = True
 
 
+HttpReach = tuple[str, ...] | None
+"""Networks (`10.1.2.0/24`) that procedures may send HTTP requests to besides public addresses; None: nowhere at all."""
+
+
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Choices of one server process tree.
 
@@ -32,7 +36,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     (or in memory). `dashboard`: who may use it, this machine and owners of databases, owners only, or nobody.
 
     `is_confined`: processes that run modules confine themselves as far as the system lets them. `memory_bytes`: what
-    one of them may have, 0 for no limit. `outbound_http`: procedures may send requests. `publishers`: who may publish.
+    one of them may have, 0 for no limit. `outbound_http`: where procedures may send requests (see `HttpReach`).
+    `publishers`: who may publish.
     """
 
     listen_host: str = "127.0.0.1"
@@ -45,5 +50,5 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     dashboard: Literal["local", "token", "off"] = "local"
     is_confined: bool = True
     memory_bytes: int = 0
-    outbound_http: bool = True
+    outbound_http: HttpReach = ()
     publishers: Publishers = Publishers()

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 from _thread import allocate_lock
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
 from struct import Struct as Layout
 from typing import Any, Final
@@ -180,9 +180,10 @@ class OutboundClient:
 # -- the process
 
 
-def _serve(fd: int) -> None:
-    from spacetimedb.hosts.outbound_http import exchange
+def _serve(fd: int, networks: Sequence[str]) -> None:
+    from spacetimedb.hosts.outbound_http import allowing, exchange
 
+    allows = allowing(networks)
     frames = _Frames(fd, Ask)
     writing = threading.Lock()
     room = threading.Semaphore(MAX_REQUESTS)
@@ -191,7 +192,7 @@ def _serve(fd: int) -> None:
     def run(ask: Ask) -> None:
         try:
             try:
-                got = exchange(ask.method, ask.url, ask.body, ask.headers, ask.timeout)
+                got = exchange(ask.method, ask.url, ask.body, ask.headers, ask.timeout, allows)
                 answer = Answer(ask.id, None, got.status, got.headers, got.body)
             except HttpError as error:
                 answer = Answer(ask.id, str(error))
@@ -219,13 +220,13 @@ def _serve(fd: int) -> None:
 
 
 def main() -> None:
-    """Entry of the process; the arguments are the number of its end of the socket pair and the bytes of memory that it
-    may have."""
+    """Entry of the process; the arguments are the number of its end of the socket pair, the bytes of memory that it may
+    have, and networks that it may reach besides public addresses."""
     threading.stack_size(STACK_BYTES)
     limit_memory(int(sys.argv[2]))
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         try:
-            _serve(sock.fileno())
+            _serve(sock.fileno(), sys.argv[3:])
         except EOFError:
             pass
 

@@ -22,11 +22,13 @@ MAX_BACKOFF_S: Final = 10.0
 class OutboundLink:
     """A socket pair and the process at our end of it (`outbound`). `theirs` goes to the database process.
 
-    `memory_bytes`: what the process may have, 0 for no limit; answers to many requests come together in it.
+    `memory_bytes`: what the process may have, 0 for no limit; answers to many requests come together in it. `networks`:
+    see `HttpReach`.
     """
 
-    def __init__(self, memory_bytes: int, say: Callable[[str], None]) -> None:
+    def __init__(self, memory_bytes: int, networks: tuple[str, ...], say: Callable[[str], None]) -> None:
         self._memory_bytes = memory_bytes
+        self._networks = networks
         self._say = say
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
@@ -64,7 +66,7 @@ class OutboundLink:
         """Runs one process to its end; whether it failed."""
         fd = self._ours.fileno()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "spacetimedb.workers.outbound", str(fd), str(self._memory_bytes)],
+            [sys.executable, "-m", "spacetimedb.workers.outbound", str(fd), str(self._memory_bytes), *self._networks],
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONHASHSEED": "0"},

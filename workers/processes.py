@@ -36,6 +36,7 @@ from spacetimedb.workers.messages import (
     Stop,
     UpdateProgram,
 )
+from spacetimedb.workers.options import HttpReach
 from spacetimedb.workers.reader_link import ReaderLink
 from spacetimedb.workers.sandbox import Confinement
 from spacetimedb.workers.shared_parts import SharedParts
@@ -74,13 +75,13 @@ class DatabaseProcesses:
         snapshots: Snapshots | None = None,
         heartbeats: Heartbeats | None = None,
         confinement: Confinement = Confinement(is_wanted=False),
-        may_send_http: bool = True,
+        http_reach: HttpReach = (),
         keep_program: Callable[[bytes, bytes], None] = lambda program, program_hash: None,
     ) -> None:
         self.snapshots = snapshots
         self._heartbeats = heartbeats or Heartbeats()
         self._confinement = confinement
-        self._may_send_http = may_send_http
+        self._http_reach = http_reach
         self._keep_program = keep_program
         self._history = History()
         self._libraries: set[str] = set()
@@ -160,7 +161,7 @@ class DatabaseProcesses:
         self.directory.mkdir(parents=True, exist_ok=True)
         shared = self._shared = SharedParts(self.identity[::-1].hex()[:12])
         actor = self._actor = await ActorProcess.start(
-            shared, self._confinement.memory_bytes, self._may_send_http, self._say
+            shared, self._confinement.memory_bytes, self._http_reach, self._say
         )
         keeper = await self._log.start(shared)
         setup = ActorSetup(
@@ -171,7 +172,7 @@ class DatabaseProcesses:
             program_hash,
             self.log_directory,
             self._confinement,
-            self._may_send_http,
+            self._http_reach is not None,
             sorted(self._libraries),
             self._history.notes,
             self._history.is_careful,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,20 @@ def parse_publishers(text: str) -> Publishers:
         raise click.UsageError(
             f"--publishers must be local, anyone, or identities (64 hex digits); got {text}"
         ) from None
+
+
+def parse_reach(is_off: bool, networks: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Where procedures may send HTTP requests, as the server's options say it. UsageError for what is no network."""
+    if is_off:
+        if networks:
+            raise click.UsageError("--no-outbound-http and --outbound-http-to contradict each other")
+        return None
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise click.UsageError(f"--outbound-http-to must be a network like 10.1.2.0/24: {error}") from None
+    return networks
 
 
 def default_memory_mb() -> int:
@@ -83,6 +98,13 @@ def default_memory_mb() -> int:
     help="Memory a database's process may have, in MiB; 0: no limit [half of this machine's].",
 )
 @click.option("--no-outbound-http", is_flag=True, help="Modules may send no HTTP requests.")
+@click.option(
+    "--outbound-http-to",
+    metavar="NETWORK",
+    multiple=True,
+    help="Modules may send HTTP requests to this network, too (e.g. 10.1.2.0/24 or one address); otherwise only to "
+    "public addresses.",
+)
 @click.option("--no-sandbox", is_flag=True, help="Do not confine the processes that run modules (to debug them).")
 @click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
 @click.option("--non-interactive", is_flag=True, hidden=True)
@@ -100,6 +122,7 @@ def start(
     publishers: str,
     memory_mb: int | None,
     no_outbound_http: bool,
+    outbound_http_to: tuple[str, ...],
     no_sandbox: bool,
     edition: str | None,
     non_interactive: bool,
@@ -125,7 +148,7 @@ def start(
         dashboard=dashboard,
         is_confined=not no_sandbox,
         memory_bytes=(default_memory_mb() if memory_mb is None else memory_mb) << 20,
-        outbound_http=not no_outbound_http,
+        outbound_http=parse_reach(no_outbound_http, outbound_http_to),
         publishers=parse_publishers(publishers),
     )
     sys.exit(serve(options))

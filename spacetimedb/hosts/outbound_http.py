@@ -21,7 +21,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -89,6 +89,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def is_public(address: Address) -> bool:
     """Whether a module may connect to the address."""
     return not any(address in network for network in SPECIAL_NETWORKS)
+
+
+def allowing(networks: Iterable[str]) -> Callable[[Address], bool]:
+    """What to give `exchange` if modules may connect to these networks as well. Raises ValueError for what is none."""
+    known = tuple(map(ipaddress.ip_network, networks))
+    return lambda address: is_public(address) or any(address in network for network in known)
 
 
 def exchange(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from smoketest import User, deletes, new_name, until
+from patience import until
+from smoketest import User, deletes, new_name
 
 NewUser = Callable[[], User]
 
