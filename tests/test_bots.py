@@ -33,7 +33,7 @@ async def test_the_game_goes_on_whatever_is_killed(start_server: ServerFactory) 
         await progress(board, tally, 500)
         assert len(board.entities) > 400, "food grows by itself"
         assert (tally.failed, tally.lost) == (0, 0)
-        for pid, command in server.processes().items():
+        for pid, command in server.serving().items():
             if pid != server.pid:
                 kill(pid)
                 try:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 from conftest import ServerFactory
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from server_process import SAMPLES, RequestFailed, ServerProcess, kill
 
 from spacetimedb.cli.session import Session, SessionLost, SessionRefused, open_session
@@ -115,7 +115,7 @@ async def test_every_process_in_turn(start_server: ServerFactory) -> None:
                 await progress(payers, 50)
             except AssertionError as error:
                 raise AssertionError(f"after the end of {command}: {error}") from None
-        assert len(server.serving()) == len(tree)
+        await trio.to_thread.run_sync(until, server.serving, lambda found: len(found) == len(tree))
 
     payers = await under_load(server, one_after_the_other)
     check_the_money(server, payers)

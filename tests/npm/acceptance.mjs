@@ -9,7 +9,7 @@ globalThis.WebSocket = class extends WebSocket {
   constructor(url, protocols) { super(url, protocols, { perMessageDeflate: false }); }
 };
 setGlobalLogLevel('error');
-const SECONDS = 30;
+const SECONDS = 90;
 const [scenario, url, db, bindings] = process.argv.slice(2);
 const { DbConnection } = await import(join(bindings, 'index.js'));
 

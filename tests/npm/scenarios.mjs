@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import WebSocket from 'ws';
 import { DbConnection, OutdatedConnection } from './bindings.mjs';
 
-const DEADLINE_MS = 20_000;
+const DEADLINE_MS = 90_000;
 const FATAL = 'The instance encountered a fatal error.';
 
 /** A promise with its resolve on the outside, and a deadline that names what was waited for. */
@@ -232,11 +232,12 @@ export async function scheduled_updates_arrive(server) {
     times.push(performance.now());
     if (times.length === 5) enough.settle();
   });
+  const begun = performance.now();
   await conn.reducers.startBeat({ id: 7, milliseconds: 40 });
   await enough.promise;
   await conn.reducers.stopBeat({ id: 7 });
-  const span = times.at(-1) - times[0];
-  assert.ok(span > 100, `four beats of 40 ms took ${span} ms`);
+  const span = times[4] - begun;  // they may arrive together, but not before they were due
+  assert.ok(span > 100, `five beats of 40 ms took ${span} ms`);
 }
 
 export async function reconnects_with_the_same_token(server) {
@@ -285,6 +286,6 @@ export async function a_client_that_never_reads(server) {
     calls++;
   }
   assert.ok(gone, `still connected after ${calls} updates of 400 kB`);
-  assert.ok(slowest < 3000, `the slowest call of the others took ${slowest} ms`);
+  assert.ok(slowest < 20_000, `the slowest call of the others took ${slowest} ms`);
   deaf.terminate();
 }

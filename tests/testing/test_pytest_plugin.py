@@ -164,11 +164,11 @@ def test_a_hundred_hosts_and_ten_thousand_calls_are_quick() -> None:
     started = time.process_time()
     for _ in range(100):
         host = TestHost(m)
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 30
     ann = host.identity("ann")
     host.connect(ann)
     started = time.process_time()
     for _ in range(10_000):
         host.call(ann, count, 1)
-    assert time.process_time() - started < 1.5
+    assert time.process_time() - started < 6
     assert host.db[Counter].id.get(1).n == 10_000

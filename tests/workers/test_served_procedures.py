@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from patience import PATIENCE_S, until
 from server_process import RequestFailed, ServerProcess
 
 MODULE = b"""
@@ -53,10 +53,28 @@ def broken(ctx: HttpContext, request: Request) -> Response:
     raise RuntimeError("a secret")
 
 
+def arrive(tx: ReducerContext, text: str) -> None:
+    tx.db[Visit].insert(Visit(text=text))
+
+
+def is_noted(tx: ReducerContext, text: str) -> bool:
+    return tx.db[Visit].text.find(text) is not None
+
+
 @m.http.any("/nap")
-def slow(ctx: HttpContext, request: Request) -> Response:
-    ctx.sleep(0.5)
+def rest(ctx: HttpContext, request: Request) -> Response:
+    ctx.with_tx(arrive, request.body.decode())
+    ctx.sleep(1.0)
     return Response("rested")
+
+
+@m.http.any("/wait")
+def wait(ctx: HttpContext, request: Request) -> Response:
+    who, _, word = request.body.decode().partition(" ")
+    ctx.with_tx(arrive, who)
+    while not ctx.with_tx(is_noted, word):
+        ctx.sleep(0.05)
+    return Response("done")
 """
 
 
@@ -67,7 +85,9 @@ def database(server: ServerProcess) -> str:
 
 def route(server: ServerProcess, database: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     try:
-        with urlopen(Request(f"{server.base_url}/v1/database/{database}/route{path}", body), timeout=30) as answer:
+        with urlopen(
+            Request(f"{server.base_url}/v1/database/{database}/route{path}", body), timeout=PATIENCE_S
+        ) as answer:
             return answer.status, answer.read()
     except HTTPError as error:
         with error:
@@ -75,22 +95,23 @@ def route(server: ServerProcess, database: str, path: str, body: bytes | None = 
 
 
 def test_many_wait_at_once_and_reducers_run_meanwhile(server: ServerProcess, database: str) -> None:
-    server.owner_token  # noqa: B018 - made once, not by each thread
-    started = time.monotonic()
-    with ThreadPoolExecutor(13) as pool:
-        waiting = [pool.submit(route, server, database, "/nap") for _ in range(12)]
-        time.sleep(0.1)
-        server.call(database, "note", "meanwhile")
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [pool.submit(route, server, database, "/wait", f"{n} meanwhile".encode()) for n in range(12)]
+        until(lambda: server.sql(database, "SELECT * FROM visit"), lambda visits: len(visits) == 12)
         assert not any(w.done() for w in waiting)
-        assert [w.result() for w in waiting] == [(200, b"rested")] * 12
-    assert 0.5 <= time.monotonic() - started < 3.0
+        server.call(database, "note", "meanwhile")
+        assert [w.result() for w in waiting] == [(200, b"done")] * 12
 
 
 def test_the_caller_over_http_is_connected_until_the_procedure_ends(server: ServerProcess, database: str) -> None:
     assert server.call(database, "nap", 0.2).json() is True
-    lines = server.request("GET", f"/v1/database/{database}/logs").text
-    messages = [line.partition('"message":"')[2].partition('"')[0] for line in lines.splitlines()]
-    assert [message for message in messages if message in ("slept", "left")][-2:] == ["slept", "left"]
+
+    def logged() -> list[str]:
+        lines = server.request("GET", f"/v1/database/{database}/logs").text.splitlines()
+        messages = [line.partition('"message":"')[2].partition('"')[0] for line in lines]
+        return [message for message in messages if message in ("slept", "left")]
+
+    until(logged, lambda messages: messages[-2:] == ["slept", "left"])
 
 
 def test_long_requests_and_answers(server: ServerProcess, database: str) -> None:
@@ -113,8 +134,8 @@ def test_failures_tell_nothing(server: ServerProcess, database: str) -> None:
 def test_another_program_takes_over(server: ServerProcess) -> None:
     database = server.publish(MODULE, "served-procedures-2")
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(route, server, database, "/nap")
-        time.sleep(0.1)
+        running = pool.submit(route, server, database, "/nap", b"somebody")
+        until(lambda: server.sql(database, "SELECT * FROM visit"))
         server.publish(MODULE.replace(b'"/size"', b'"/bytes"'), "served-procedures-2")
         assert running.result() == (200, b"rested")
     assert route(server, database, "/bytes", b"xyz") == (202, b"3 ")
