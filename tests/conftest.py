@@ -11,6 +11,30 @@ from server_process import REACHABLE_HOST, ServerProcess
 from smoketest import User
 
 ServerFactory = Callable[..., ServerProcess]
+LONGEST = (
+    "test_kill_loop.py",
+    "test_hostile_modules.py",
+    "test_failures.py",
+    "test_smoke_modules.py",
+    "test_smoke_changes.py",
+    "test_kill.py",
+    "test_bots.py",
+    "test_demo_page.py",
+    "test_random_databases.py",
+    "test_crash_points.py",
+    "test_hostile_clients.py",
+    "test_safe_publishing.py",
+    "test_server_snapshots.py",
+    "test_dashboard.py",
+    "test_dev.py",
+    "test_loadtest.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: at the end of a run with several processes none waits for another."""
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")
