@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
@@ -123,6 +126,20 @@ class User:
         assert result.exit_code == 1, (result.exit_code, result.output)
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result.output
+
+    def at_terminal(self, *arguments: str, typed: str) -> tuple[int, str]:
+        """Exit code and output of a process that can ask at a terminal, where this is typed."""
+        typing, keyboard = os.openpty()
+        command = [sys.executable, "-m", "spacetimedb.cli.main", "--root-dir", str(self.home), *arguments]
+        try:
+            os.write(typing, typed.encode())
+            done = subprocess.run(
+                command, stdin=keyboard, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+        finally:
+            os.close(typing)
+            os.close(keyboard)
+        return done.returncode, done.stdout
 
     @property
     def token(self) -> str:

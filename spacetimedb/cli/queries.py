@@ -26,6 +26,8 @@ SPECIAL_TEXTS: dict[str, Callable[[int], str]] = {
     "__time_duration_micros__": lambda micros: str(TimeDuration(micros)),
 }
 """What a table shows of the special types, by the name of their element."""
+MAX_SHOWN = 10
+"""Functions that are listed when there is none of the name."""
 
 
 @click.command(cls=OptionalValues, context_settings={"ignore_unknown_options": True})
@@ -118,12 +120,13 @@ def _unknown_function(schema: Schema, name: str, database: str, identity: str) -
         lines += ["", f"Did you mean `{near[0]}`?"]
     for kind in ("reducer", "procedure"):
         known = [f for f in schema.functions.values() if f.kind == kind and f.callable]
-        if known:
-            lines += [
-                "",
-                f"Here are some existing {kind}s:",
-                *(f"- {schema.signature(function)}" for function in known),
-            ]
+        if not known:
+            lines += ["", f"The database has no {kind}s."]
+            continue
+        shown, more = known[:MAX_SHOWN], len(known) - MAX_SHOWN
+        lines += ["", f"Here are some existing {kind}s:", *(f"- {schema.signature(function)}" for function in shown)]
+        if more > 0:
+            lines.append(f"... ({more} {kind}{'s' * (more > 1)} not shown)")
     return "\n".join(lines)
 
 

@@ -242,6 +242,24 @@ def job(id: int, at: dict[str, object]) -> dict[str, object]:
     return {"scheduled_id": id, "scheduled_at": at, "prev": {"__timestamp_micros_since_unix_epoch__": 0}}
 
 
+DEFAULTS = """
+    from spacetimedb import Module, Pk, Row, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
+
+    m = Module()
+
+
+    @m.table(public=True)
+    class Defaults(Row):
+        id: Pk[u32]
+"""
+NEW_COLUMNS = (
+    ("bool", "True", "true"),
+    *((f"i{bits}", f"-{bits}", f"-{bits}") for bits in (8, 16, 32, 64)),
+    *((f"u{bits}", str(bits), str(bits)) for bits in (8, 16, 32, 64)),
+    *((kind, text, text) for kind, text in (("f32", "32.5"), ("f32", "-32.5"), ("f64", "64.25"), ("f64", "-64.25"))),
+    ("str", '"default string"', '"default string"'),
+)
+"""Type, default in the source, and as SQL shows it."""
 ONCE: dict[str, object] = {"Time": {"__timestamp_micros_since_unix_epoch__": 0}}
 REPEATED: dict[str, object] = {"Interval": {"__time_duration_micros__": 20_000}}
 
@@ -260,6 +278,7 @@ def test_what_changes_and_what_is_refused(user: User) -> None:
     watch = user.subscribe(name, "SELECT * FROM person")
     user.call(name, "add_person", "Robert")
     user.publish_fails(WITH_NARROW_COLUMN, name, "--yes")
+    user.publish_fails(PERSONS.replace("name: str\n\n", "name: str\n        age: u32\n\n", 1), name, "--yes")
     user.publish(WITH_TABLE, name)
     user.call(name, "add_book", "978")
     user.call(name, "add_person", "Julie")
@@ -269,12 +288,28 @@ def test_what_changes_and_what_is_refused(user: User) -> None:
     ]
     with_book = WITH_TABLE.replace("name: str\n\n", "name: str\n        age: u32 = 18\n\n", 1)
     assert "--break-clients" in user.publish_fails(with_book, name)
+    watches = [watch, *(user.subscribe(name, "SELECT * FROM person") for _ in range(4))]
+    left = user.logs(name).count("client disconnected")
     user.publish(with_book, name, "--break-clients")
-    assert closed(watch) == 1001
-    user.await_log(name, "client disconnected")
+    assert [closed(one) for one in watches] == [1001] * len(watches)
+    logs = user.await_log(name, "client disconnected", times=left + len(watches))
+    assert logs.count("client disconnected") == left + len(watches)
+    assert "Disconnecting all users" in logs
     assert user.sql_rows(name, "SELECT * FROM person") == [["1", '"Robert"', "18"], ["2", '"Julie"', "18"]]
     user.call(name, "add_person", "Ann")
-    assert ["3", '"Ann"', "18"] in user.sql_rows(name, "SELECT * FROM person")
+    with_more = with_book.replace("age: u32 = 18", "age: u32 = 18\n        height: u32 = 160")
+    user.publish(with_more, name, "--break-clients")
+    assert ["3", '"Ann"', "18", "160"] in user.sql_rows(name, "SELECT * FROM person")
+
+
+def test_defaults_of_new_columns(user: User) -> None:
+    """Of every type that has them."""
+    name = user.publish(DEFAULTS)
+    user.sql(name, "INSERT INTO defaults (id) VALUES (1)")
+    columns = "".join(f"        {kind}_{n}: {kind} = {text}\n" for n, (kind, text, _) in enumerate(NEW_COLUMNS))
+    user.publish(DEFAULTS + columns, name, "--break-clients")
+    (row,) = user.sql_rows(name, "SELECT * FROM defaults")
+    assert row == ["1", *(shown for _, _, shown in NEW_COLUMNS)]
 
 
 def test_delete_data_and_break_clients(user: User) -> None:
@@ -327,14 +362,17 @@ def test_event_tables_change_as_they_like(user: User) -> None:
     user.call(name, "happen")
     user.publish(after, name, "--break-clients")
     user.call(name, "happen")
+    user.publish(before, name, "--break-clients")
+    user.call(name, "happen")
 
 
 def test_hot_swap_with_a_subscription(user: User) -> None:
     """A publish that clients survive: subscriptions go on and see what the new code does."""
     name = user.publish(PERSONS)
-    watch = user.subscribe(name, "SELECT * FROM person")
+    watch = user.subscribe(name, "SELECT * FROM *")  # all tables that there are now
     user.call(name, "add_person", "Horst")
     user.publish(WITH_TABLE.replace("Person(name=name)", "Person(name=name + '!')"), name)
+    user.call(name, "add_book", "0")
     user.call(name, "add_person", "Cindy")
     assert [row["name"] for change in watch.take(2) for row in change["person"]["inserts"]] == ["Horst", "Cindy!"]
     other = user.subscribe(name, "SELECT * FROM book")
@@ -434,6 +472,8 @@ def test_row_filters(new_user: NewUser) -> None:
     alice.publish_fails(FILTERED + FILTER, name)
     alice.publish(FILTERED + FILTER, name, "--break-clients")
     assert closed(watch) == 1001
+    alice.publish(FILTERED + FILTER, name)
+    assert alice.logs(name).count("Disconnecting all users") == 1
     assert "SELECT * FROM users WHERE identity = :sender" in alice.run(
         "sql", name, "SELECT sql FROM st_row_level_security"
     )
@@ -467,6 +507,8 @@ def test_restarts(start_server: Callable[..., ServerProcess], tmp_path: Path) ->
 """
     )
     joined = user.publish(UNINDEXED)
+    with pytest.raises(SubscriptionRefused, match="indexes"):
+        user.subscribe(joined, JOIN)
     user.call(persons, "add_person", "Robert")
     user.call(persons, "happen")
     user.publish(WITH_TABLE, persons, "--break-clients")  # the event table is dropped, with rows in the log

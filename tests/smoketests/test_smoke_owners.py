@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 from patience import until
+from server_process import RequestFailed
 from smoketest import SubscriptionRefused, User, inserts, new_name
 
 from spacetimedb.cli.api import Server
@@ -86,6 +88,19 @@ EMPTY = """
 
     m = Module()
 """
+MANY = """
+    from spacetimedb import Module, ProcedureContext, ReducerContext
+
+    m = Module()
+
+    for number in range(11):
+
+        @m.reducer(name=f"say_reducer_{number}")
+        def reducer(ctx: ReducerContext) -> None: ...
+
+        @m.procedure(name=f"say_procedure_{number}")
+        def procedure(ctx: ProcedureContext) -> None: ...
+"""
 CALLS = """
     from spacetimedb import Identity, Module, ProcedureContext, ReducerContext, Struct
 
@@ -117,6 +132,14 @@ CALLS = """
 """
 
 
+def rename_all(user: User, database: str, *names: str) -> bool:
+    """Replaces all names of the database; whether the server did it."""
+    api = Server(user.server.base_url, user.token)
+    answer = api.request("PUT", f"/v1/database/{database}/names", body=json.dumps(names), headers=JSON)
+    api.close()
+    return answer.ok
+
+
 def test_anybody_may_call_and_describe_but_not_look_behind(new_user: NewUser) -> None:
     owner, other = new_user(), new_user()
     name = owner.publish(BASIC)
@@ -124,12 +147,15 @@ def test_anybody_may_call_and_describe_but_not_look_behind(new_user: NewUser) ->
     other.call(name, "say_hello")
     other.run("call", name, "say_hello", "--anonymous")
     other.run("describe", name, "--json", "--anonymous")
+    assert '"say_hello"' in other.run("describe", name, "reducer", "say_hello", "--json")
+    assert '"person"' in other.run("describe", name, "table", "person", "--json")
     assert owner.logs(name).count("Hello, World!") == 2
     other.fails("logs", name)
     other.publish_fails(EMPTY, name)
     other.publish_fails(EMPTY, name, "--delete-data", "--yes")
     other.fails("delete", name, "--yes")
     other.fails("rename", "--to", new_name(), name)
+    assert not rename_all(other, name, new_name(), new_name())
     other.fails("lock", name)
     other.fails("unlock", name)
     assert "Hello, World!" in owner.logs(name)
@@ -145,6 +171,9 @@ def test_private_tables_are_the_owners(new_user: NewUser) -> None:
     public = other.subscribe(name, "SELECT * FROM common_knowledge")
     other.call(name, "do_thing", "godmorgon")
     assert public.next() == inserts("common_knowledge", {"thing": "godmorgon"})
+    everything = other.subscribe(name, "SELECT * FROM *")
+    other.call(name, "do_thing", "howdy")
+    assert everything.next() == inserts("common_knowledge", {"thing": "howdy"})
 
 
 def test_lifecycle_reducers_cannot_be_called(user: User) -> None:
@@ -200,10 +229,7 @@ def test_names(user: User) -> None:
 def test_replaced_names_are_listed(user: User) -> None:
     name, alias, other = user.publish(EMPTY), new_name(), new_name()
     identity = user.identity(name)
-    api = Server(user.server.base_url, user.token)
-    answer = api.request("PUT", f"/v1/database/{name}/names", body=f'["{alias}", "{other}"]', headers=JSON)
-    api.close()
-    assert answer.ok, answer.text
+    assert rename_all(user, name, alias, other)
     user.run("logs", alias)
     user.run("logs", other)
     user.fails("logs", name)
@@ -246,8 +272,11 @@ def test_deleting_asks_and_stops_what_runs(user: User) -> None:
     watch = user.subscribe(name, "SELECT * FROM counter")
     watch.take(3)
     assert "nobody agreed" in user.fails("delete", name)  # nobody there to be asked
+    code, output = user.at_terminal("delete", name, typed="n\n")
+    assert code == 1
+    assert f"Delete {name} ({user.identity(name)}) and all its data?" in output
     user.run("logs", name)
-    user.run("delete", name, "--yes")
+    assert user.at_terminal("delete", name, typed="y\n")[0] == 0
     watch.session.receive_all()  # raises if the connection goes on
     user.fails("logs", name)
 
@@ -273,7 +302,13 @@ def test_calls_of_what_does_not_exist(user: User) -> None:
     assert "Here are some existing procedures:\n- return_person()\n- return_identity(id: Identity)" in unknown
     assert "Did you mean `say_hello`?" in user.call_fails(name, "say_hell")
     assert "Did you mean `return_person`?" in user.call_fails(name, "return_perso")
-    assert "existing" not in user.call_fails(user.publish(EMPTY), "say")
+    empty = user.call_fails(user.publish(EMPTY), "say")
+    assert "existing" not in empty
+    assert "The database has no reducers.\n\nThe database has no procedures." in empty
+    many = user.call_fails(user.publish(MANY), "other")
+    for kind in ("reducer", "procedure"):
+        listed = "\n".join(f"- say_{kind}_{number}()" for number in range(10))
+        assert f"Here are some existing {kind}s:\n{listed}\n... (1 {kind} not shown)" in many
 
 
 def test_a_failed_first_publish_leaves_nothing(user: User) -> None:
@@ -297,6 +332,7 @@ def test_log_levels(user: User) -> None:
 
         @m.reducer
         def say(ctx: ReducerContext) -> None:
+            ctx.log.log(5, "at trace")
             ctx.log.debug("at debug")
             ctx.log.info("at info")
             ctx.log.warning("at warning")
@@ -308,14 +344,21 @@ def test_log_levels(user: User) -> None:
         lines = user.run("logs", name, *options).splitlines()
         return [line.rpartition("at ")[2] for line in lines if " at " in line]
 
-    assert shown() == ["debug", "info", "warning", "error"]
+    assert shown() == ["trace", "debug", "info", "warning", "error"]
     assert shown("--level", "warn") == ["warning", "error"]
-    assert shown("--level", "info", "--level-exact") == ["info"]
     assert shown("--level", "error") == ["error"]
+    for level in ("info", "debug"):
+        assert shown("--level", level, "--level-exact") == [level]
+    lines = user.run("logs", name, "--format", "json", "--level", "warn").splitlines()
+    texts = [json.loads(line)["message"] for line in lines]
+    assert [text for text in texts if text.startswith("at ")] == ["at warning", "at error"]
 
 
 def test_timestamp_route(user: User) -> None:
-    name = user.publish(EMPTY)
+    name = new_name()
+    with pytest.raises(RequestFailed, match="404"):
+        user.server.request("GET", f"/v1/database/{name}/unstable/timestamp")
+    user.publish(EMPTY, name)
     answer = user.server.request("GET", f"/v1/database/{name}/unstable/timestamp").json()
     moment = answer["__timestamp_micros_since_unix_epoch__"]
     later = until(
