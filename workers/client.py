@@ -13,7 +13,7 @@ from __future__ import annotations
 import selectors
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, TypeAlias
 
 import trio
@@ -158,7 +158,7 @@ class Client:
 
 
 class Lane:
-    """All WebSocket sockets of the reader. `run`, `keep_alive` and `reap` are its tasks."""
+    """All WebSocket sockets of the reader."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -173,10 +173,17 @@ class Lane:
         self.now = trio.current_time()
         self._arrived = trio.Event()
         """Set when there are clients to look after."""
+        self._posting: set[DatabaseLink] = set()
+        self._posts = trio.Event()
         self._closing: set[Client] = set()
         self._closes = trio.Event()
         """Set when one of them begins to close."""
         self.messages_sent = 0
+
+    @property
+    def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What must run for as long as there is a lane."""
+        return self.run, self.slices.run, self.post_all, self.keep_alive, self.reap
 
     def add(self, client: Client, head: bytes = b"") -> None:
         """From now on the lane owns this socket. `head`: the answer to the handshake, to be sent first."""
@@ -218,6 +225,19 @@ class Lane:
                     self._full.add(link)
                     for client in link.all_clients():
                         self._watch(client)
+
+    def post_soon(self, link: DatabaseLink) -> None:
+        """Has a link post when all that is ready now has run: a crowd that comes or goes rings the actor once."""
+        self._posting.add(link)
+        self._posts.set()
+
+    async def post_all(self) -> None:
+        """Does what `post_soon` promises."""
+        while True:
+            await self._posts.wait()
+            self._posts = trio.Event()
+            while self._posting:
+                self._posting.pop().post()
 
     def resume(self, link: DatabaseLink) -> None:
         """The database takes requests again."""

@@ -164,7 +164,7 @@ class DatabaseLink:
             self.clients[client.number] = client
         body = bytes(client.identity) + bytes(client.connection_id) + claims.encode()
         self.outgoing.append(mail.request(mail.CONNECT, 0, client.number, 0, body))
-        self.post()
+        self.lane.post_soon(self)
 
     def all_clients(self) -> list[Client]:
         """Whatever they speak."""
@@ -192,7 +192,7 @@ class DatabaseLink:
         self.forget_unused_tables()
         if not self.down:
             self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
-            self.post()
+            self.lane.post_soon(self)
 
     # -- tables
 

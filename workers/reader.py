@@ -266,7 +266,16 @@ class Reader:
         """Serves until told to stop, or until the supervisor is gone."""
         async with trio.open_nursery() as nursery:
             lane = self.lane
-            for task in (self._listen, self._pump, lane.run, lane.slices.run, lane.keep_alive, lane.reap, self._count):
+            for task in (
+                self._listen,
+                self._pump,
+                lane.run,
+                lane.slices.run,
+                lane.post_all,
+                lane.keep_alive,
+                lane.reap,
+                self._count,
+            ):
                 nursery.start_soon(_or_die, task)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, nursery)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from spacetimedb.protocol import v2_client
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers import client as lane_module
-from spacetimedb.workers.client import GONE, OPEN, Client, Lane
+from spacetimedb.workers.client import CLOSING, GONE, OPEN, Client, Lane
 from spacetimedb.workers.outbox import Outbox
 
 OWNER = Identity(bytes(32))
@@ -147,3 +148,44 @@ async def test_number_of_batches_in_a_backlog(monkeypatch: pytest.MonkeyPatch) -
     assert client.state == OPEN
     lane.send(client, b"x")
     assert client.state == GONE
+
+
+async def test_silence(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """A client that answers no Ping is cut off after IDLE_LIMIT_S, one that does is not."""
+    lane = Lane()
+    silent, _ = connected(lane, Link(lane))
+    lively, theirs = connected(lane, Link(lane))
+    nursery.start_soon(lane.keep_alive)
+    for step in range(12):
+        await trio.sleep(lane_module.SWEEP_S)
+        assert (silent.state == GONE) == (step > lane_module.IDLE_LIMIT_S / lane_module.SWEEP_S)
+        try:
+            assert theirs.recv(100).endswith(b"\x89\x00")
+        except BlockingIOError:
+            continue
+        lane.take(lively, b"\x8a\x80\0\0\0\0")
+    assert (silent.state, silent.cause) == (GONE, "idle_timeout")
+    assert lively.state == OPEN
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_close_waits_for_the_backlog(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """What was sent before a Close still arrives; a client that does not read is cut off."""
+    lane = Lane()
+    reading, theirs = connected(lane, Link(lane))
+    other, _unread = connected(lane, Link(lane))
+    for client in (reading, other):
+        lane.send(client, bytes(4 << 20))
+        lane.close(client, 1011, "enough")
+        assert client.backlog
+    nursery.start_soon(lane.reap)
+    got = b""
+    while not got.endswith(b"\x88\x08\x03\xf3enough"):
+        got += theirs.recv(1 << 20)
+        lane._send_backlog(reading)
+    assert len(got) == 2 + (4 << 20) + 10
+    await trio.sleep(lane_module.CLOSE_HANDSHAKE_S + 2 * lane_module.CLOSE_LOOK_S)
+    assert (reading.state, other.state) == (GONE, CLOSING)
+    await trio.sleep(lane_module.CLOSE_BACKLOG_S)
+    assert other.state == GONE
+    nursery.cancel_scope.cancel()
