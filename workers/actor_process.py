@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import trio
 
-from spacetimedb.memory.control import ACTOR_HEARTBEAT
 from spacetimedb.workers.channel import ChannelClosed, ChannelCorrupt
 from spacetimedb.workers.child import STOP_S, Child, start_child
 from spacetimedb.workers.database_failed import DatabaseFailed
@@ -23,6 +22,7 @@ from spacetimedb.workers.messages import (
     ActorFailed,
     ActorOutbound,
     ActorReady,
+    ActorRecovered,
     ActorSetup,
     FromActor,
     RowCounts,
@@ -36,9 +36,8 @@ from spacetimedb.workers.shared_parts import SharedParts
 
 STACK_S: Final = 0.3
 """How long a stuck process may take to write its stacks."""
-START_LOOK_S: Final = 0.5
 START_LIMIT_S: Final = 600.0
-"""So long may it take from the moment on when it has read the log: it loads the program, and the rows into tables."""
+"""So long may a start take once the log has been read: the program is loaded, and the rows into tables."""
 TELL_S: Final = 10.0
 """A process that does not take a message for so long is killed."""
 UPDATE_LIMIT_S: Final = 120.0
@@ -118,11 +117,15 @@ class ActorProcess:
             await self.child.channel.send_async(setup, *fds)
             if outbound is not None:
                 outbound.theirs.close()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._limit_start)
-                received = await self.child.channel.receive_async()
-                nursery.cancel_scope.cancel()
-        except* (ChannelClosed, ChannelCorrupt):
+            received = await self.child.channel.receive_async()
+            if received is not None and isinstance(received[0], ActorRecovered):
+                with trio.move_on_after(START_LIMIT_S) as scope:
+                    received = await self.child.channel.receive_async()
+                if scope.cancelled_caught:
+                    self._say(f"the database process did not start within {START_LIMIT_S:.0f} s; it is ended")
+                    self.kill()
+                    received = None
+        except (ChannelClosed, ChannelCorrupt):
             received = None
         if received is None:
             with trio.move_on_after(STOP_S):
@@ -132,14 +135,6 @@ class ActorProcess:
         if not isinstance(message, ActorReady):
             raise DatabaseFailed(message.text if isinstance(message, ActorFailed) else NO_ANSWER)
         return message
-
-    async def _limit_start(self) -> None:
-        """Reading the log may take as long as it does; its heart beats when code of the module may run."""
-        while not self.shared.control.words[ACTOR_HEARTBEAT]:
-            await trio.sleep(START_LOOK_S)
-        await trio.sleep(START_LIMIT_S)
-        self._say(f"the database process did not start within {START_LIMIT_S:.0f} s; it is ended")
-        self.kill()
 
     async def tell(self, message: Any, *fds: int) -> None:
         """Sends a message and wakes the process; one that does not take it is killed. Raises ChannelClosed."""
@@ -165,6 +160,8 @@ class ActorProcess:
                         self._unasked += not row_counts(counts)
                     case ActorReady() | ActorFailed() as answer:
                         self._unasked += not self._take_answer(answer)
+                    case ActorRecovered():
+                        self._unasked += 1
                 if self._unasked > MAX_UNASKED:
                     raise ChannelCorrupt(f"{MAX_UNASKED} messages that nobody has asked for")
         except ChannelCorrupt as error:

@@ -88,6 +88,10 @@ class Stop(_Message):
 # transaction actor -> supervisor
 
 
+class ActorRecovered(_Message):
+    """First message: the log has been read. From here on code of the module may run."""
+
+
 class ActorReady(_Message):
     """The database serves. `definition` is the raw module definition as BSATN, `table_ids` by canonical name."""
 
@@ -340,7 +344,7 @@ class Request(_Message):
 
 
 ToActor = ActorSetup | ActorOutbound | ActorAttachReader | DetachReader | UpdateProgram | AnnounceRows | Stop
-FromActor = ActorReady | ActorFailed | SlowReader | RowCounts
+FromActor = ActorRecovered | ActorReady | ActorFailed | SlowReader | RowCounts
 ToLogKeeper = LogKeeperSetup | LogAttachReader | DetachReader | Stop
 FromLogKeeper = LogKeeperReady | LogKeeperFailed | LogKeeperDone
 FromSnapshotter = SnapshotDone | SnapshotFailed

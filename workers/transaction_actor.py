@@ -47,6 +47,7 @@ from spacetimedb.workers.messages import (
     ActorFailed,
     ActorOutbound,
     ActorReady,
+    ActorRecovered,
     ActorSetup,
     AnnounceRows,
     DetachReader,
@@ -150,6 +151,7 @@ class TransactionActor:
             raise InstallError(NEEDS_MEMORY)
         for note in setup.notes:
             database.log.system(note.text, "Error", *((note.function,) if note.function else ()))
+        channel.send(ActorRecovered())
         self._work()
         if state is None:
             create(self.database, setup.program, setup.program_hash)
