@@ -155,6 +155,8 @@ class Database:
         self.raw_definition = b""
         self.table_ids: dict[str, int] = {}
         self.program_hash = b""
+        self.checks_determinism = False
+        """Reducers run twice (see `determinism`)."""
         self.now_us = clock
         self.generation = -1
         """Number of the program, modulo mail.GENERATIONS."""

@@ -8,6 +8,7 @@ from typing import Final
 
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
+from spacetimedb.hosts.determinism import run_twice
 from spacetimedb.hosts.migration import Migration, MigrationFailed
 from spacetimedb.hosts.module_log import described_error
 from spacetimedb.hosts.program import ProgramError, load_program
@@ -320,11 +321,14 @@ def _bind(
     for number, reducer in enumerate(definition.all_reducers):
         spec = functions[reducer.name]
         decode = codec(spec.params).decode
+        function = spec.function
+        if database.checks_determinism and reducer.lifecycle is None:
+            function = run_twice(database, reducer.name, function)
         reducers.append(
             Reducer(
                 number,
                 reducer.name,
-                spec.function,
+                function,
                 decode,
                 reducer.is_private,
                 reducer.lifecycle,

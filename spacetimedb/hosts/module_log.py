@@ -46,6 +46,8 @@ class ModuleLog(logging.Handler):
     def __init__(self, clock: Callable[[], int]) -> None:
         super().__init__(level=0)
         self.function: str | None = None
+        self.is_muted = False
+        """Nothing is kept for now."""
         self.thread_functions: dict[int, str] = {}
         self.wake: Callable[[], None] | None = None
         self._clock = clock
@@ -113,6 +115,8 @@ class ModuleLog(logging.Handler):
         message: str,
         trace: list[dict[str, str]] | None,
     ) -> None:
+        if self.is_muted:
+            return
         if len(self._lines) >= MAX_PENDING_LINES or self._bytes >= MAX_PENDING_BYTES:
             self._dropped += 1
             return

@@ -78,12 +78,22 @@ class TestHost:
 
     `http` answers the requests that procedures make: it gets method, address, body, headers, timeout. Without it they
     raise HttpError.
+
+    `check_determinism`: every reducer runs twice on the same input, and raises NotDeterministic if the runs differ.
     """
 
     __test__ = False  # pytest: this is no test
 
-    def __init__(self, module: Module, *, now: Timestamp = START, http: HttpExchange | None = None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        *,
+        now: Timestamp = START,
+        http: HttpExchange | None = None,
+        check_determinism: bool = False,
+    ) -> None:
         self.module = module
+        self._checks_determinism = check_determinism
         self._http = http or _no_http
         self.owner = self.identity("owner")
         self.failures: list[BaseException] = []
@@ -381,6 +391,7 @@ class TestHost:
         database.procedures.runner = Inline(database.log, self._sleep)
         database.procedures.exchange = self._http
         database.procedures.on_failure = database.observe
+        database.checks_determinism = self._checks_determinism
         return database
 
     def _bind(self) -> None:

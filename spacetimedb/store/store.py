@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,13 @@ class TableStatistics(msgspec.Struct, frozen=True):
     name: str
     rows: int
     bytes: int
+
+
+class Mark(NamedTuple):
+    """The state of all sequences at a moment: value, allocated, whether and to which row each is bound."""
+
+    sequences: list[tuple[Sequence, int, int, bool, int | None]]
+    behind: set[Sequence]
 
 
 class Store:
@@ -212,6 +219,23 @@ class Store:
         if self._moved:
             self._behind |= self._moved
             self._moved.clear()
+
+    def mark(self) -> Mark:
+        """Where a transaction begins, to `go_back` to."""
+        states = [
+            (sequence, sequence.value, sequence.allocated, sequence.is_bound, sequence.row_id)
+            for table in self.tables.values()
+            for sequence in table.sequences
+        ]
+        return Mark(states, set(self._behind))
+
+    def go_back(self, mark: Mark) -> None:
+        """`rollback`, and the numbers taken from sequences since the mark will be given again."""
+        self.rollback()
+        for sequence, value, allocated, is_bound, row_id in mark.sequences:
+            sequence.value, sequence.allocated = value, allocated
+            sequence.is_bound, sequence.row_id = is_bound, row_id
+        self._behind = set(mark.behind)
 
     # Sequences
 

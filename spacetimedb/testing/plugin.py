@@ -7,6 +7,8 @@
     identity   identity("ann")
     clock      the virtual time: `advance`, `fire`, `now`
 
+With the ini option `spacetimedb_check_determinism` every reducer runs twice, and both runs must do the same.
+
 A test that fails keeps its database below pytest's cache directory, as a commit log and as JSON lines; the report says
 where. The plugin imports the database only when a test asks for it.
 """
@@ -28,8 +30,9 @@ _KEPT = pytest.StashKey["TestHost"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the ini option."""
+    """Adds the ini options."""
     parser.addini("spacetimedb_module", "file, package or import name of the SpacetimeDB module under test", default="")
+    parser.addini("spacetimedb_check_determinism", "run every reducer twice and compare", type="bool", default=False)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +60,7 @@ def db(request: pytest.FixtureRequest, module: Module) -> TestHost:
     """A fresh database of the module, `init` included."""
     from spacetimedb.testing import TestHost
 
-    host = TestHost(module)
+    host = TestHost(module, check_determinism=bool(request.config.getini("spacetimedb_check_determinism")))
     request.node.stash[_KEPT] = host
     return host
 
