@@ -1,4 +1,4 @@
-"""Bots that are connected and do nothing."""
+"""Bots that are connected and do nothing, on the module `pings`."""
 
 from spacetimedb.loadtest import Bot
 

@@ -1,9 +1,8 @@
-"""Bots that are subscribed to a row of their own and change it once a second; `--think 0`: as fast as they can."""
+"""Bots that are subscribed to a row of their own and change it, on the module `pings`."""
 
 from spacetimedb.loadtest import Bot
 
 DATABASE = "pings"
-THINK = 1.0
 
 
 async def start(bot: Bot) -> None:

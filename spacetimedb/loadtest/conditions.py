@@ -2,9 +2,11 @@
 
     call.p99 < 50ms      call.steer.p99 < 50ms      task.walk.mean < 1s      age.p99 < 100ms      age.circle.max < 2s
     failed < 1%          failed == 0                lost == 0                calls.rate >= 1000   rows.rate > 60000
+    clients >= 5000
 
 `call`, `task`, `age` have p50, p90, p95, p99, p999, mean, max, alone or of one reducer, task or table. A figure that
-the run does not have (no call of that name) makes the condition fail.
+the run does not have (no call of that name) makes the condition fail. `clients` is the smallest number of bots
+connected at the end of any second behind the warm-up.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
 }
 _TO_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 _STATISTICS: Final = (*PERCENTILES, "mean", "max")
-_COUNTS: Final = ("sent", "failed", "lost", "calls.rate", "rows.rate")
+_COUNTS: Final = ("sent", "failed", "lost", "calls.rate", "rows.rate", "clients")
 
 
 class ConditionError(ValueError):
@@ -56,6 +58,8 @@ class Condition(msgspec.Struct, frozen=True):
             return totals.answered / totals.seconds if totals.seconds else None
         if self.figure == "rows.rate":
             return totals.rows / totals.seconds if totals.seconds else None
+        if self.figure == "clients":
+            return totals.clients
         number = float({"sent": totals.sent, "failed": totals.failed, "lost": totals.lost}[kind])
         return number * 100 / max(1, totals.sent) if self.unit == "%" else number
 

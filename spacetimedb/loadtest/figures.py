@@ -138,13 +138,18 @@ class Figures:
 
 
 class Totals:
-    """Sums of portions over some time."""
+    """Sums of portions over some time. `clients`: the fewest that were connected, None if nobody has looked."""
 
     def __init__(self) -> None:
         self.calls, self.tasks, self.ages = Histograms(), Histograms(), Histograms()
         self.errors = Errors()
         self.sent = self.failed = self.lost = self.rows = 0
         self.seconds = 0.0
+        self.clients: int | None = None
+
+    def saw(self, clients: int) -> None:
+        """So many bots are connected now."""
+        self.clients = clients if self.clients is None else min(self.clients, clients)
 
     def add(self, portions: Iterable[Portion], seconds: float) -> None:
         self.seconds += seconds

@@ -146,6 +146,8 @@ class Conductor:
         self.so_far.add(portions, seconds)
         if self.elapsed > self.options.warm_up_s:
             self.totals.add(portions, seconds)
+            if not is_last:
+                self.totals.saw(sum(portion.clients for portion in portions))
         self.trace = self.trace or next((p.trace for p in portions if p.trace), "")
         cpu = [p.cpu_s - before for p, before in zip(portions, self._cpu, strict=True)]
         self._cpu = [p.cpu_s for p in portions]
@@ -199,7 +201,7 @@ class Conductor:
 async def conduct(options: Options, on_point: OnPoint) -> AsyncIterator[Conductor]:
     """A conductor with its workers, which end with the block. RunError."""
     workers: list[Worker] = []
-    command = [sys.executable, "-m", "spacetimedb.loadtest.worker"]
+    command = [sys.executable, "-P", "-m", "spacetimedb.loadtest.worker"]
     try:
         for index in range(options.workers):
             process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -130,6 +130,8 @@ def main() -> None:
             return
         line += byte
     orders = msgspec.json.decode(line, type=Orders)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every bot is a descriptor
     try:
         trio.run(work, orders, out)
     except (ScenarioError, ClientError, LookupError, TypeError) as error:
