@@ -53,9 +53,10 @@ class ServerProcess:
         port: int = 0,
         options: Sequence[str] = (),
         data_dir: Path | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self.root, self.in_memory, self.readers, self.port, self.options = root, in_memory, readers, port, options
-        self.data_dir = data_dir or root / "data"
+        self.data_dir, self.cwd = data_dir or root / "data", cwd
         self.output: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
@@ -68,7 +69,7 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         """Starts the process tree and returns when it listens. AssertionError with the output if it does not."""
         assert self._process is None, "already running"
-        command = [sys.executable, "-m", "spacetimedb.cli.main", "--root-dir", str(self.root), "start"]
+        command = [sys.executable, "-P", "-m", "spacetimedb.cli.main", "--root-dir", str(self.root), "start"]
         command += ["--listen-addr", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir)]
         command += ["--in-memory"] * self.in_memory
         if "--publishers" not in self.options:
@@ -84,6 +85,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            cwd=self.cwd,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
         self._process = process

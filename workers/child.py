@@ -59,6 +59,7 @@ def bare_environment() -> dict[str, str]:
 async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = True) -> Child:
     """Starts `python -m module` with a channel. Raises OSError where the system has no room for it.
 
+    `-P`: files and folders of the directory in which the server was started are no modules to it.
     `is_trusted` False: it runs modules, and has no business with the environment.
     """
     ours, theirs = Channel.pair()
@@ -66,7 +67,7 @@ async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = Tru
     try:
         with theirs:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", module, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment,

@@ -95,7 +95,7 @@ class Loaders:
 
 async def _start() -> trio.Process:
     return await trio.lowlevel.open_process(
-        [sys.executable, "-m", "spacetimedb.workers.loader"],
+        [sys.executable, "-P", "-m", "spacetimedb.workers.loader"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

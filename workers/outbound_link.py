@@ -17,6 +17,7 @@ from spacetimedb.workers.channel import ChannelClosed
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 10.0
 """Between two processes of which the first failed; from failure to failure it doubles."""
+_COMMAND: Final = (sys.executable, "-P", "-m", "spacetimedb.workers.outbound")
 
 
 class OutboundLink:
@@ -66,7 +67,7 @@ class OutboundLink:
         """Runs one process to its end; whether it failed."""
         fd = self._ours.fileno()
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "spacetimedb.workers.outbound", str(fd), str(self._memory_bytes), *self._networks],
+            [*_COMMAND, str(fd), str(self._memory_bytes), *self._networks],
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONHASHSEED": "0"},
