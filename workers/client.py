@@ -89,6 +89,7 @@ class Client:
         "is_owner",
         "last_received",
         "link",
+        "looked_up",
         "messages",
         "number",
         "pending_calls",
@@ -132,6 +133,8 @@ class Client:
         """Messages that wait for the answers of earlier calls, or for the connection to be accepted."""
         self.deferred_bytes = 0
         """Of the WebSocket messages since `deferred` was empty last."""
+        self.looked_up = 0
+        """How often rows were looked up for the message that is next."""
         self.waiting = False
         """The first deferred message waits for a table's refs."""
         self.elsewhere: list[QueryCost] | None = None

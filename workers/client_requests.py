@@ -18,7 +18,7 @@ from spacetimedb.subscriptions.large_rows import LargeRows
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Message
 from spacetimedb.workers.large_answers import Part, answer_later, build_indexes, bytes_of, large_one_off
-from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries
+from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries, row_limit
 from spacetimedb.workers.v1_clients import V1Client
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.workers.database_link import DatabaseLink
 
+MAX_LOOK_UPS: Final = 8
+"""Look-ups for one message, because the rows that a join starts from have changed meanwhile; then it needs the tables.
+"""
 CALLS: Final = frozenset({v2.CALL_REDUCER, v2.CALL_PROCEDURE, v1.CALL_REDUCER, v1.CALL_PROCEDURE})
 
 
@@ -72,11 +75,18 @@ class ClientRequests:
                 self._link.pump()
                 if client.state != OPEN:
                     return
+                if self._link.lookups.is_pausing:
+                    client.deferred.append(message)
+                    self._when_current(client)
+                    continue
                 if client.deferred or client.pending_calls or not self._execute(client, message):
                     client.deferred.append(message)
 
     def run_deferred(self, client: Client) -> None:
         """Executes what waited, as far as it can be, at the present place of the ring."""
+        if self._link.lookups.is_pausing:
+            self._when_current(client)
+            return
         client.waiting = False
         deferred = client.deferred
         while deferred and client.state == OPEN:
@@ -91,6 +101,11 @@ class ClientRequests:
                 return
             elif deferred:  # not closed meanwhile
                 deferred.popleft()
+
+    def _when_current(self, client: Client) -> None:
+        """Goes on with the client when the reader pauses no more."""
+        client.waiting = True
+        self._link.lookups.when_current(lambda: self.run_deferred(client))
 
     def _execute(self, client: Client, message: Message) -> bool:
         """Subscribe, Unsubscribe, OneOffQuery at the present place of the ring. False: tables must come first."""
@@ -142,7 +157,7 @@ class ClientRequests:
         link = self._link
         _tag, request_id, set_id, send_dropped = message
         try:
-            if send_dropped and not link.have_tables(client, link.subscriptions.tables_of(client.number, set_id)):
+            if send_dropped and not self.have_rows(client, link.subscriptions.queries_of(client.number, set_id)):
                 return False
             rows = None
             if send_dropped:
@@ -199,22 +214,40 @@ class ClientRequests:
         self._link.lane.active.set()
         if not self._have_views(client, catalog):
             return None
-        tables = {t for query in queries for t in query.stored_tables}
+        may_look_up = True
         if not client.is_owner:
-            tables.add(ST_VAR)
-        if not self._link.have_tables(client, tables):
+            if not self._link.have_tables(client, (ST_VAR,)):
+                return None
+            may_look_up = row_limit(self._link) is None
+        if not self.have_rows(client, queries, may_look_up):
             return None
-        if not client.is_owner:
+        if not may_look_up:
             check_queries(self._link, queries)
-        return queries if self._have_indexes(client, queries) else None
+        return queries
 
-    def _have_indexes(self, client: Client, queries: list[Query]) -> bool:
-        """Whether there is an index of every column of a large table that the queries need one of; as `have_tables`."""
-        missing = self._link.subscriptions.missing_indexes(queries)
+    def have_rows(self, client: Client, queries: Sequence[Query], may_look_up: bool = True) -> bool:
+        """Whether the rows and indexes are here that the queries need to start, or to tell their rows; as
+        `have_tables`. Without `may_look_up` whole tables are."""
+        link = self._link
+        may_look_up = may_look_up and client.looked_up < MAX_LOOK_UPS
+        wanted = link.subscriptions.live.wanted(queries, may_look_up)
+        tables = wanted.tables
+        if not may_look_up:
+            tables |= {table_id for query in queries for table_id in query.stored_tables}
+        if not link.have_tables(client, tables):
+            return False
+        if wanted.keys:
+            client.waiting = True
+            client.looked_up += 1
+            link.lookups.ask(wanted.keys, lambda: self.run_deferred(client))
+            return False
+        missing = link.subscriptions.missing_indexes(queries, may_look_up)
         if missing is not None:
             client.waiting = True
-            build_indexes(self._link, *missing, lambda: self.run_deferred(client))
-        return missing is None
+            build_indexes(link, *missing, lambda: self.run_deferred(client))
+            return False
+        client.looked_up = 0
+        return True
 
     def one_off(self, client: Client, text: str) -> OneOff | None:
         """A query that can be answered now; None: something must come first. Raises SqlError."""

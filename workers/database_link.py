@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from spacetimedb.hosts import mail
-from spacetimedb.hosts.mail import Outcome
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -30,12 +29,14 @@ from spacetimedb.protocol import v2
 from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
 from spacetimedb.subscriptions.query_sets import Subscriptions
 from spacetimedb.types.special import Identity
+from spacetimedb.workers.answers import follow_answer
 from spacetimedb.workers.catalog import DatabaseCatalog
-from spacetimedb.workers.client import CONNECTING, OPEN, Client, Lane
+from spacetimedb.workers.client import CONNECTING, Client, Lane
 from spacetimedb.workers.client_requests import CALLS, ClientRequests
 from spacetimedb.workers.large_answers import enter_rows
 from spacetimedb.workers.link_figures import LinkFigures
 from spacetimedb.workers.live_rows import LiveRows
+from spacetimedb.workers.lookups import RowLookups
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.outbox import Outbox
 from spacetimedb.workers.program_change import close_clients, follow_program, follow_record
@@ -116,7 +117,8 @@ class DatabaseLink:
         """Table id to how often indexes were built that are kept for a while though nobody subscribes."""
         self._used: dict[int, float] = {}
         """When a table's rows were asked for last, by table id."""
-        self.subscriptions = Subscriptions(self)
+        self.lookups = RowLookups(self)
+        self.subscriptions = Subscriptions(self, self.lookups)
         self.costs = QueryCosts(self)
         self.views = instances_of(self)
         self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
@@ -144,7 +146,8 @@ class DatabaseLink:
 
     def row_count(self, table_id: int) -> int:
         """Number of rows of a table at this place of the ring."""
-        return len(self.known_rows[table_id])
+        rows = self.known_rows.get(table_id)
+        return len(rows) if rows is not None else self.lookups.counts[table_id]
 
     # -- clients
 
@@ -204,6 +207,13 @@ class DatabaseLink:
             self._ask(missing[0], lambda: self.requests.run_deferred(client))
         return not missing
 
+    def when_known(self, table_id: int, then: Callable[[], None]) -> None:
+        """Calls as soon as all rows of a table are known here."""
+        if self._has_rows(table_id):
+            then()
+        else:
+            self._ask(table_id, then)
+
     def _has_rows(self, table_id: int) -> bool:
         self._used[table_id] = trio.current_time()
         rows = self.known_rows.get(table_id)
@@ -228,6 +238,11 @@ class DatabaseLink:
             if self.down:
                 raise DatabaseGone
             self.pump()
+            if self.lookups.is_pausing:
+                event = trio.Event()
+                self.lookups.when_current(event.set)
+                await event.wait()
+                continue
             missing = [t for t in wanted if not self._has_rows(t)]
             if not missing:
                 return
@@ -238,7 +253,7 @@ class DatabaseLink:
     @property
     def has_unused_tables(self) -> bool:
         """Whether rows are kept that no subscription reads."""
-        return bool(self.built or self.known_rows.keys() - self.subscriptions.tables.keys())
+        return bool(self.built or self.lookups.is_used or self.known_rows.keys() - self.subscriptions.tables.keys())
 
     def forget_unused_tables(self) -> None:
         """Lets go of all rows, and gives back all instances of views, that nobody here reads any more."""
@@ -246,7 +261,8 @@ class DatabaseLink:
         if self.built and not self.building and not self._asked:
             for table_id in [t for t in self.built if now - self._used.get(t, 0.0) > KEEP_S]:
                 for _ in range(self.built.pop(table_id)):
-                    self.subscriptions.end_indexes(table_id)
+                    self.subscriptions.live.end_indexes(table_id)
+        self.lookups.forget()
         for table_id in self.known_rows.keys() - self.subscriptions.tables.keys():
             # Views go at once, tables are often asked for again.
             is_kept = table_id in self.catalog.stored_tables and now - self._used.get(table_id, 0.0) <= KEEP_S
@@ -309,8 +325,7 @@ class DatabaseLink:
         goal = ring.position + ring.pending()
         while (not worked or ring.position < goal) and (data := ring.drain(MAX_DRAIN_BYTES)):
             worked = True
-            self._process(data)
-            if ring.advance():
+            if self._take(data):
                 self._actor_bell.ring()
         durable = self.control.words[words.DURABLE]
         self._ring_ended.set()
@@ -321,6 +336,22 @@ class DatabaseLink:
         while self._closing and self._closing[0][0] <= durable:
             close_clients(self, self._closing.pop(0)[1])
         return worked
+
+    def _take(self, data: bytes) -> bool:
+        """Processes records, as far as the rows are known that they need. Whether the producer waits for room."""
+        ring, lookups = self._ring, self.lookups
+        if lookups.is_pausing:
+            held = lookups.hold(data)
+            if held is None:
+                return False
+            data = held
+        left = len(data) - self._process(data)
+        if left:
+            lookups.pause(data[-left:])
+        producer_waits = ring.advance(ring.position - left)
+        if not left:
+            lookups.go_on()
+        return producer_waits
 
     def check_attached(self) -> None:
         """Raises ReaderDropped if the actor did not wait for this reader any more."""
@@ -340,13 +371,15 @@ class DatabaseLink:
             if not self.congested:
                 self.lane.resume(self)
 
-    def _process(self, data: bytes) -> None:
-        """All records of `data` in order: the hot loop of the way out."""
+    def _process(self, data: bytes) -> int:
+        """The records of `data` in order: the hot loop of the way out. Gives how many bytes of it; not all of them if
+        a commit needs rows that have to be asked for."""
         at, end = 0, len(data)
         head, length_of, ok = _COMMIT.unpack_from, _U32.unpack_from, _OK.pack
         clients, touched = self.clients, self.outbox.touched
         reader = self.reader
         oldest = self.figures.oldest_us
+        live, lookups = self.subscriptions.live, self.lookups
         while at < end:
             kind = data[at + 4]
             if kind == COMMIT:
@@ -355,6 +388,8 @@ class DatabaseLink:
                 )
                 if length < HEADER_BYTES:
                     raise RingCorrupt(f"a commit record of {length} bytes")
+                if tables and live.has_partial_joins and lookups.holes(data, at, tables):
+                    break
                 self.position_horizon = horizon
                 oldest = oldest or timestamp
                 update = None
@@ -387,9 +422,13 @@ class DatabaseLink:
                 (length,) = length_of(data, at)
                 if length < LEAST_BYTES:
                     raise RingCorrupt(f"a record of {length} bytes")
-                self._other(kind, data[at : at + length])
+                if kind != mail.SPILLED:
+                    self._other(kind, data[at : at + length])
+                elif not self._process(self.heap.row(mail.SPILLED_RECORD.unpack_from(data, at)[2])):
+                    break
                 at += length
         self.figures.oldest_us = oldest
+        return at
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
@@ -406,6 +445,7 @@ class DatabaseLink:
             rows = known.get(change.table_id)
             if rows is not None and change.deletes is not change.inserts:
                 rows.change(change)
+        self.lookups.follow(found)
         if flags & SILENT:
             self.subscriptions.follow(found)
             return []
@@ -436,7 +476,7 @@ class DatabaseLink:
 
     def _other(self, kind: int, record: bytes) -> None:
         if kind == mail.ANSWER:
-            self._answer(record)
+            follow_answer(self, record)
         elif kind == mail.REFS_READY:
             _length, _kind, table_id, _zero, block = mail.REFS_READY_RECORD.unpack(record)
             if table_id in self._asked and table_id not in self.known_rows:
@@ -456,55 +496,12 @@ class DatabaseLink:
             self._follow_log(record)
         elif kind == mail.RELAYED:
             self.costs.follow(record)
-        elif kind == mail.SPILLED:
-            self._process(self.heap.row(mail.SPILLED_RECORD.unpack(record)[2]))
+        elif kind == mail.LOOKED_UP:
+            self.lookups.came(record)
 
     def _tables_came(self, table_id: int) -> None:
         for then in self._asked.pop(table_id, ()):
             then()
-
-    def _answer(self, record: bytes) -> None:
-        _, _, outcome, caller, number, request_id, horizon, timestamp, size, duration = mail.ANSWER_HEAD.unpack_from(
-            record
-        )
-        if caller != self.reader:
-            return
-        body = record[40 : 40 + size]
-        waiter = self.waiters.get(number)
-        if waiter is not None:
-            if outcome == Outcome.REFUSED:
-                waiter.refused = True
-            if outcome != Outcome.CONNECTED:
-                waiter.finish(Outcome(outcome), body, duration, horizon)
-            return
-        client = self.clients.get(number)
-        if client is None:
-            if number in self.v1.clients:
-                self.v1.answer(number, outcome, request_id, horizon, timestamp, duration, body)
-            return
-        if outcome == Outcome.CONNECTED:
-            client.state = OPEN
-            self.outbox.tell(client, v2.initial_connection(client.identity, client.connection_id, client.token))
-            self.requests.run_deferred(client)
-            return
-        if outcome == Outcome.REFUSED:
-            self.figures.rejected()
-            self.lane.drop(client, "module_refused")
-            return
-        if outcome == Outcome.RETURNED:
-            self.outbox.tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)
-            return
-        text = body.decode()
-        if outcome in (Outcome.PROCEDURE_FAILED, Outcome.NO_SUCH_PROCEDURE, Outcome.BAD_PROCEDURE_ARGUMENTS):
-            self.outbox.tell(client, v2.procedure_result_internal(request_id, text))
-            return
-        if outcome == Outcome.ERROR:
-            self.outbox.tell(client, v2.reducer_result_err(request_id, timestamp, text))
-        else:
-            self.outbox.tell(client, v2.reducer_result_internal(request_id, timestamp, text))
-        client.pending_calls -= 1
-        if client.deferred and not client.pending_calls and not client.waiting:
-            self.requests.run_deferred(client)
 
     def _follow_log(self, record: bytes) -> None:
         if self.log_followers:

@@ -20,7 +20,8 @@ from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import SelectResult, execute_select
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.sql.shaping import Shaper
-from spacetimedb.subscriptions.large_rows import LARGE_TABLE, LargeRows
+from spacetimedb.subscriptions.large_rows import LargeRows
+from spacetimedb.subscriptions.large_tables import LARGE_TABLE
 from spacetimedb.subscriptions.one_off import OneOff
 from spacetimedb.subscriptions.wire import row_list_of, string
 from spacetimedb.workers.waiter import DatabaseGone
@@ -167,7 +168,7 @@ def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], t
         return
     link.building[table_id] = [then]
     snapshot = link.known_rows[table_id].snapshot(keeps=False)
-    filling = link.subscriptions.begin_indexes(table, columns, snapshot)
+    filling = link.subscriptions.live.begin_indexes(table, columns, snapshot)
 
     def job() -> bool:
         if not link.down and filling.step():

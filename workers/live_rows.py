@@ -77,7 +77,7 @@ class LiveRows:
             self._count += len(inserted) >> 3
         self._pending_bytes += len(deleted) + len(inserted)
         if len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
-            self._enter_all()
+            self.enter_all()
 
     @property
     def is_ready(self) -> bool:
@@ -95,7 +95,8 @@ class LiveRows:
                 self._pending.popleft()
                 self._at = 0
 
-    def _enter_all(self) -> None:
+    def enter_all(self) -> None:
+        """Does all of it."""
         while self._pending:
             self.enter_some()
         self._pending_bytes = 0
@@ -135,7 +136,7 @@ class LiveRows:
 
     def refs(self) -> array[int]:
         """Refs of all live rows, by address."""
-        self._enter_all()
+        self.enter_all()
         out = array("Q")
         for chunk, found in self._maps.items():
             out.extend(_refs(chunk, found))
@@ -143,7 +144,7 @@ class LiveRows:
 
     def batches(self) -> Iterator[list[bytes]]:
         """Every row as bytes, a chunk's at a time. The table must not change before the end."""
-        self._enter_all()
+        self.enter_all()
         empty = []
         for chunk, found in self._maps.items():
             rows = _rows_of(self._heap, chunk, found, self.row_size_is_fixed)
@@ -163,7 +164,7 @@ class LiveRows:
 
     def snapshot(self, keeps: bool = True) -> Snapshot:
         """The rows as they are now, to be read later. Close it. Not `keeps`: without those deleted until then."""
-        self._enter_all()
+        self.enter_all()
         maps = {chunk: found.copy() for chunk, found in self._maps.items()}
         made = Snapshot(self._heap, maps, self.row_size_is_fixed, self._count, self._snapshots, keeps)
         self._snapshots.append(made)

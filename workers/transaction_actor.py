@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from spacetimedb.hosts import mail
+from spacetimedb.hosts import mail, row_lookups
 from spacetimedb.hosts.database import Caller, Database, caller
 from spacetimedb.hosts.installation import InstallError, create, program_of, read_state, recover_from, update
 from spacetimedb.hosts.mail import Outcome
@@ -396,6 +396,8 @@ class TransactionActor:
             block = database.heap.put(refs)
             database.heap.retired.append(block)
             database.out.append(mail.REFS_READY_RECORD.pack(24, mail.REFS_READY, table_id, 0, block))
+        elif kind == mail.LOOK_UP:
+            database.out.append(row_lookups.answer(database, reader, request_id, body, detail == mail.WHATEVER))
         elif kind == mail.VIEW:
             name, sender = mail.split_named(body)
             database.views.answer(reader, request_id, (name, Identity(sender) if sender else None))

@@ -429,7 +429,7 @@ class V1Clients:
         if queries is None:
             raise QuerySetUnknown
         dropped = [query for query in queries if client.registered[query.key].count == 1]
-        if not link.have_tables(client, {table for query in dropped for table in query.stored_tables}):
+        if not link.requests.have_rows(client, dropped):
             return False
         del client.queries[query_id]
         every: list[V1Part] = []

@@ -78,6 +78,8 @@ GOALS = [
     Goal("shared", "cpu_us_per_message", 12, "-"),
     Goal("shared", "missing", 0, "0"),
     Goal("chunks", "first_result_p50_ms", 20, "-"),
+    Goal("chunks", "cold_first_result_ms", 20, "-"),
+    Goal("chunks", "call_p99_ms", 50, "-"),
     Goal("chunks", "missing", 0, "0"),
     Goal("recovery", "row_ops_per_cpu_s", 400_000, "1.5 million", at_least=True),
     Goal("recovery", "snapshot_start_s", 5.0, "-"),
@@ -133,7 +135,7 @@ SHOWN = (
     *("age_p50_ms", "age_p99_ms", "client_cpu_s_per_1000_tx", "processes", "connect_ms", "first_error"),
     *("subscribe_p50_ms", "subscribe_max_ms", "call_p50_ms", "calls_meanwhile", "few_cpu_us", "many_cpu_us"),
     *("scrapes", "scrape_max_ms", "quiet_p99_ms"),
-    *("clients", "messages", "cold_ms", "cold_call_p99_ms", "cold_call_max_ms", "first_result_p99_ms", "move_p50_ms"),
+    *("clients", "messages", "first_result_p99_ms", "move_p50_ms"),
 )
 
 
@@ -192,9 +194,9 @@ class Bench:
         return node("subscriptions.mjs", **self._common("rows"), mode="shared")
 
     def chunks(self) -> Figures:
-        """Semijoins of 1,200 rows out of 1,200,000; `cold_ms` is for the first, which builds the indexes."""
+        """Semijoins of 1,200 rows out of 1,200,000; the cold one is by a reader that knows neither table."""
         figures = _flat(
-            node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move", "cold_call"
+            node("subscriptions.mjs", **self._common("rows"), mode="chunks"), "first_result", "move", "call"
         )
         return figures | {"missing": figures["wanted_updates"] - figures["updates"]}
 
@@ -357,6 +359,7 @@ UNITS = {
     "scrape_p50_ms": "one answer of /v1/metrics with 1,000 clients, p50 ms",
     "call_p99_over_quiet": "p99 of calls while scraped 4 times a second, over without",
     "first_result_p50_ms": "join of 1,200 rows, first result p50 ms",
+    "cold_first_result_ms": "the same of tables that nobody has asked for, ms",
 }
 
 

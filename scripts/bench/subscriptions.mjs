@@ -69,24 +69,23 @@ async function shared() {
   return { clients: o.clients, calls, messages, missing: calls * o.clients - messages, cpu_us_per_message: Number(((cpu / messages) * 1e6).toFixed(2)) };
 }
 
-// Semijoins of one chunk each out of a large table; the first builds the indexes, the others show what a client sees.
+// Semijoins of one chunk each out of a large table: the first of a reader that knows nothing of either table, others, and
+// things that move into a chunk that is subscribed to.
 async function chunks() {
   await fill('populate', o.rows, 1000);
   await fill('place', o.rows, o.per_chunk);
   const client = await RawClient.open(o);
   const query = chunk => `SELECT things.* FROM things JOIN places ON things.id = places.id WHERE places.chunk = ${chunk}`;
-  // Another client's calls while rows and indexes of both tables are built.
-  const waits = [];
-  let isCold = true;
-  const other = (async () => {
-    while (isCold) {
-      waits.push((await caller.call('nothing')).ms);
+  // Another client's calls meanwhile.
+  const other = await RawClient.open(o), waits = [];
+  let running = true;
+  const calls = (async () => {
+    while (running) {
+      waits.push((await other.call('nothing')).ms);
       await sleep(1);
     }
   })();
   const cold = await client.subscribe(1, query(0));
-  isCold = false;
-  await other;
   const times = [];
   for (let turn = 1; turn <= o.turns; turn++) {
     times.push((await client.subscribe(turn + 1, query(turn * 7))).ms);
@@ -101,7 +100,9 @@ async function chunks() {
     await caller.call('touch', thing);
   }
   await sleep(300);
-  return { rows: o.rows, rows_per_chunk: (cold.data.length - 31) / 24, cold_ms: Math.round(cold.ms), cold_call: percentiles(waits), first_result: percentiles(times), move: percentiles(moves), updates: client.updates - begun, wanted_updates: 2 * o.turns };
+  running = false;
+  await calls;
+  return { rows: o.rows, rows_per_chunk: (cold.data.length - 31) / 24, cold_first_result_ms: Number(cold.ms.toFixed(3)), call: percentiles(waits), first_result: percentiles(times), move: percentiles(moves), updates: client.updates - begun, wanted_updates: 2 * o.turns };
 }
 
 const result = await { points, shared, chunks }[o.mode]();

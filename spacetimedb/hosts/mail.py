@@ -6,9 +6,10 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     request (reader -> actor)
      0  u32  length of the record
      4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING, HANDLER, VIEW, VIEW_UNUSED, PIECE,
-                RELAY, IMPORT
+                RELAY, IMPORT, LOOK_UP
      5  u8   low 3 bits: how many of the last bytes are padding; CALL: above them the generation of the reducer ids
-     6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; PIECE: MORE; otherwise 0
+     6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; PIECE: MORE; LOOK_UP: WHATEVER;
+             otherwise 0
      8  u32  connection number, as the reader counts them
     12  u32  request id, echoed in the answer
     16       body
@@ -28,6 +29,8 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
                 VIEW_READY
     VIEW_UNUSED u32 table id: the reader does not use this instance of a view any more
     PIECE       a piece of a record that is too long for the mailbox; the last piece comes without MORE
+    LOOK_UP     u32 table id, u32 column, then keys of the index of this column (as in `sql.literals`), each with its
+                u32 length before it: where are the rows with these keys? The request id comes back in LOOKED_UP
     RELAY       what readers tell each other (`workers.query_costs`): put into the ring as RELAYED
 
     answer (actor -> readers, kind ANSWER in the commit ring)
@@ -50,6 +53,11 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     instance, u64 ref of a heap block with the refs of its rows at this place of the ring; or, if the view failed,
     table id and ref 0 and then the text for clients (UTF-8)
 
+    looked up (kind LOOKED_UP): u32 length, u8 kind, u8 0, u16 reader slot, u32 request id, u32 0, u64 number of rows of
+    the table, u64 ref of a heap block with the refs of the rows found at this place of the ring; both 0: declined, as
+    it is better to ask for the REFS of the table: it is small, the rows found are many, or there is no such index. A
+    request with WHATEVER is not declined because of sizes
+
     log lines (kind LOG_LINES): u32 length, u8 kind, u8 padding, u16 0, then JSON lines as the module log stores them
 
     program (kind PROGRAM): u32 length, u8 kind, u8 padding, u16 0, then MessagePack of [raw module definition, ids of
@@ -65,6 +73,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from struct import Struct as Layout
 from typing import Final
@@ -84,7 +93,9 @@ VIEW_UNUSED: Final = 10
 PIECE: Final = 11
 RELAY: Final = 12
 IMPORT: Final = 13
+LOOK_UP: Final = 14
 MORE: Final = 1
+WHATEVER: Final = 1
 GENERATIONS: Final = 32
 """Reducer ids are those of a generation: programs are counted modulo this number."""
 
@@ -100,6 +111,7 @@ PROGRAM: Final = 6
 CLOSE_CLIENTS: Final = 7
 VIEW_READY: Final = 8
 RELAYED: Final = 9
+LOOKED_UP: Final = 10
 
 REQUEST_HEAD: Final = Layout("<IBBHII")
 ANSWER_HEAD: Final = Layout("<IBBHIIQqII")
@@ -109,6 +121,8 @@ LOG_LINES_HEAD: Final = Layout("<IBBH")
 PROGRAM_HEAD: Final = Layout("<IBBH")
 VIEW_READY_HEAD: Final = Layout("<IBBHIIQ")
 RELAYED_HEAD: Final = Layout("<IBBHII")
+LOOKED_UP_RECORD: Final = Layout("<IBBHIIQQ")
+LOOK_UP_HEAD: Final = Layout("<II")
 CLOSE_CLIENTS_RECORD: Final = Layout("<IB3x").pack(8, CLOSE_CLIENTS)
 ROW_COUNTS: Final = Layout("<QQQ")
 PADDING: Final = [b"\0" * n for n in range(8)]
@@ -170,6 +184,30 @@ def split_named(body: bytes) -> tuple[str, bytes]:
     """The name and the rest of a body that `named` made."""
     (length,) = _LENGTH.unpack_from(body)
     return body[4 : 4 + length].decode(), body[4 + length :]
+
+
+def look_up(number: int, table_id: int, column: int, keys: Iterable[bytes], whatever: bool) -> bytes:
+    """One LOOK_UP request."""
+    parts = [LOOK_UP_HEAD.pack(table_id, column)]
+    for key in keys:
+        parts += (_LENGTH.pack(len(key)), key)
+    return request(LOOK_UP, WHATEVER if whatever else 0, 0, number, b"".join(parts))
+
+
+def look_up_keys(body: bytes) -> list[bytes]:
+    """The keys of a LOOK_UP request."""
+    keys = []
+    at = LOOK_UP_HEAD.size
+    while at < len(body):
+        (length,) = _LENGTH.unpack_from(body, at)
+        at += 4 + length
+        keys.append(body[at - length : at])
+    return keys
+
+
+def looked_up(reader: int, number: int, row_count: int, block: int) -> bytes:
+    """One LOOKED_UP record."""
+    return LOOKED_UP_RECORD.pack(32, LOOKED_UP, 0, reader, number, 0, row_count, block)
 
 
 def answer(

@@ -17,7 +17,7 @@ from spacetimedb.schema.definition import TableDef
 from spacetimedb.types.bsatn import codec, fixed_size
 from spacetimedb.types.interpreted import explain_encode
 from spacetimedb.types.satn import satn_text
-from spacetimedb.types.shapes import ProductShape
+from spacetimedb.types.shapes import ProductShape, Scalar
 from spacetimedb.types.source import compile_source
 
 from .commit_record import EVENT, UNLOGGED, TableDelta
@@ -257,6 +257,49 @@ class Table:
     def refs(self) -> bytes:
         """Refs of all committed rows as native u64, in no particular order."""
         return array("Q", self.refs_by_key.values()).tobytes()
+
+    def look_up(self, column: int, keys: Iterable[bytes], limit: int | None) -> list[int] | None:
+        """Refs of the committed rows with these values of a column, each as a reader's indexes have it: strings and
+        byte arrays without their length, others as BSATN.
+
+        None: they are more than that many, or there is no index of the column alone. Without a limit all rows are
+        looked at then.
+        """
+        layout = self.layout
+        index = next((index for index in layout.indexes if index.columns == (column,)), None)
+        if index is None and limit is not None:
+            return None
+        shape = self.shape.fields[column].shape
+        decode: Callable[[bytes], Any] = codec(shape).decode_exact
+        if shape in (Scalar("string"), Scalar("bytes")):
+            decode = bytes.decode if shape == Scalar("string") else bytes
+        refs = self.refs_by_key
+        if index is None:
+            attribute = self.shape.fields[column].attr
+            wanted = set(map(decode, keys))
+            return [refs[key] for key, row in self.rows.items() if getattr(row, attribute) in wanted]
+        found = self._code["indexes"][index.number]
+        out: list[int] = []
+        for key in keys:
+            value = decode(key)
+            there = found.get(value)
+            if there is None:
+                continue
+            if index is layout.key:
+                out.append(refs[value])
+            elif index.is_unique:
+                out.append(refs[self._key_of(there)])
+            else:
+                out += map(refs.__getitem__, there)
+            if limit is not None and len(out) > limit:
+                return None
+        return out
+
+    def _key_of(self, row: Any) -> Any:
+        """Where a row stands in `rows`, in a table with a key."""
+        assert self.layout.key is not None
+        values = [getattr(row, attribute) for attribute in self.layout.key.attributes]
+        return values[0] if len(values) == 1 else tuple(values)
 
     def images(self) -> list[bytes]:
         """BSATN of all committed rows, in the order of `refs`."""

@@ -5,18 +5,20 @@
     by_value   fragments with ``column = constant``: per column, the changed rows' values lead to those concerned
     joins      joins that have to be evaluated whenever the table changes
     edges      joins concerned only if a changed row has partners with ``column = constant`` in the other table
+    driving    the edges for which this is that other table
 
 So a change costs O(its rows x columns with constants) and the fragments concerned, however many others there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Sequence
 
 from spacetimedb.sql.catalog import TableRef
 from spacetimedb.sql.execute import RowSource
 from spacetimedb.sql.predicate import key_functions
 from spacetimedb.store.commit_record import Rows, TableChange
+from spacetimedb.subscriptions.edges import Edge
 from spacetimedb.subscriptions.query import AnyFragment, JoinFragment, SingleFragment
 from spacetimedb.subscriptions.row_index import RowIndex
 
@@ -48,25 +50,6 @@ class ValueMap:
                 del self.fragments[key]
 
 
-class Edge:
-    """From a changed row over its partners in another table to the value of a column there."""
-
-    __slots__ = ("index", "key", "values")
-
-    def __init__(self, table: TableRef, column: int, index: RowIndex, values: ValueMap) -> None:
-        self.key = key_functions(table.layout, column)[0]
-        self.index = index
-        self.values = values
-
-    def concerned(self, rows: Iterable[bytes], out: Fragments) -> None:
-        """Adds the joins that a change of these rows concerns."""
-        for row in rows:
-            for partner in self.index.find(self.key(row)):
-                found = self.values.fragments.get(self.values.key(partner))
-                if found:
-                    out.update(found)
-
-
 class ChangedTable:
     """See the head of the module. ``version`` counts the changes seen; ``uses`` the fragments that read the table."""
 
@@ -79,17 +62,26 @@ class ChangedTable:
         self.by_value: dict[int, ValueMap] = {}
         self.joins: dict[JoinFragment, None] = {}
         self.edges: dict[tuple[int, int, int, int], Edge] = {}
-        """By (own column, other table, its join column, its constant column)."""
+        """By place."""
+        self.driving: dict[Edge, None] = {}
         self.indexes: dict[int, RowIndex] = {}
         self.scans: dict[int, int] = {}
         """How often the table was searched for a value of a column."""
 
     def index(self, column: int, source: RowSource) -> RowIndex:
-        """The index over a column, built now if there is none."""
+        """The index over a column, completed now if it is not."""
+        found = self.indexes.get(column)
+        if found is None or found.known is not None:
+            rows: Sequence[bytes] = () if self.table.is_event else source.rows(self.table.table_id)
+            found = self.partial_index(column)
+            found.complete(rows)
+        return found
+
+    def partial_index(self, column: int) -> RowIndex:
+        """The index over a column; a partial one without rows if there is none."""
         found = self.indexes.get(column)
         if found is None:
-            rows: Collection[bytes] = () if self.table.is_event else source.rows(self.table.table_id)
-            found = self.indexes[column] = RowIndex(self.table.layout, column, rows)
+            found = self.indexes[column] = RowIndex(self.table.layout, column, (), True)
         return found
 
     def values(self, column: int) -> ValueMap:
@@ -110,14 +102,17 @@ class ChangedTable:
     def follow(self, change: TableChange) -> RowLists:
         """Brings version and indexes to the state after a commit. Gives its rows if anybody needs them one by one."""
         self.version += 1
-        if not (self.by_value or self.filtered or self.indexes or self.joins or self.edges):
+        if not (self.by_value or self.filtered or self.indexes or self.joins or self.edges or self.driving):
             return _NOTHING
-        lists = _split(change.inserts), _split(change.deletes)
-        if self.indexes and not self.table.is_event:
+        lists = split(change.inserts), split(change.deletes)
+        if not self.table.is_event:
             for index in self.indexes.values():
                 index.change(lists[1], lists[0])
+            for edge in self.driving:
+                edge.follow(lists[1], lists[0])
         return lists
 
 
-def _split(rows: Rows) -> list[bytes]:
+def split(rows: Rows) -> list[bytes]:
+    """The rows one by one."""
     return [rows.data] if rows.row_count == 1 else rows.split() if rows.row_count else []

@@ -48,7 +48,7 @@ class TableStatistics:
         entry = self._tables.get(table.table_id)
         if len(columns) == 1 and entry is not None:
             index = entry.indexes.get(columns[0])
-            if index is not None and index.filling is None:
+            if index is not None and index.known is None:
                 return len(index)
         rows = self._source.rows(table.table_id)
         keys = [key_functions(table.layout, column)[1](rows) for column in columns]

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from spacetimedb.sql.literals import Constant
 from spacetimedb.sql.predicate import Matches, Select, columns_of, compile_row, compile_rows
 from spacetimedb.sql.resolve import Combine, Typed
 from spacetimedb.sql.select_plan import JoinOn, SelectPlan
+from spacetimedb.subscriptions.edges import Edge, JoinSides, join_sides, pick_equality
 from spacetimedb.subscriptions.row_index import RowIndex
 from spacetimedb.subscriptions.wire import string
 from spacetimedb.types.special import Identity
@@ -139,9 +139,13 @@ class Side:
 
 
 class JoinFragment(Fragment):
-    """Two tables joined on one column of each; ``residual`` is the condition over both."""
+    """Two tables joined on one column of each; ``residual`` is the condition over both.
 
-    __slots__ = ("other", "residual", "returned")
+    ``sides`` say from which table it starts (see ``edges``), None: from that returned, all of it. ``edge`` is set while
+    it is subscribed to, if there are sides.
+    """
+
+    __slots__ = ("driving", "edge", "other", "probed", "residual", "returned", "sides")
 
     def __init__(self, query: Query, plan: SelectPlan, on: JoinOn) -> None:
         super().__init__(query, plan)
@@ -149,6 +153,11 @@ class JoinFragment(Fragment):
         first = plan.returned or 0
         self.returned = Side(plan, first, columns[first])
         self.other = Side(plan, 1 - first, columns[1 - first])
+        self.sides: JoinSides | None = join_sides(plan)
+        self.edge: Edge | None = None
+        starts_elsewhere = self.sides is not None and self.sides.driving_relvar != first
+        self.driving = self.other if starts_elsewhere else self.returned
+        self.probed = self.returned if starts_elsewhere else self.other
         mixed = [term for term in plan.terms if len({number for number, _ in columns_of(term)}) != 1]
         self.residual: Callable[[bytes, bytes], bool] | None = None
         """``residual(row of the table returned, row of the other)``."""
@@ -199,11 +208,11 @@ class JoinFragment(Fragment):
         deletes = [row for row, count in counts.items() for _ in range(-count)]
         return inserts, deletes
 
-    def rows(self, driving: Side, candidates: Iterable[bytes]) -> list[bytes]:
-        """The whole result, found from all rows of one side (``candidates``, own condition not yet applied)."""
+    def rows(self, candidates: Iterable[bytes]) -> list[bytes]:
+        """The whole result, given rows of the driving side (own condition not yet applied)."""
         out: list[bytes] = []
         residual = self.residual
-        probed = self.other if driving is self.returned else self.returned
+        driving, probed = self.driving, self.probed
         assert driving.index is not None
         assert probed.index is not None
         key = driving.index.key
@@ -223,16 +232,6 @@ def _signed(side: Side, changes: dict[int, tuple[list[bytes], list[bytes]]]) -> 
     if not side.is_event:
         out += [(row, -1) for row in side.chosen(change[1])]
     return out
-
-
-def pick_equality(plan: SelectPlan, relvar: int) -> tuple[int, Constant] | None:
-    """The term ``column = constant`` by which changes of a table are looked up; on an indexed column if possible."""
-    found = plan.equalities(relvar)
-    if not found:
-        return None
-    indexed = {columns[0] for columns in plan.relvars[relvar].table.indexes if len(columns) == 1}
-    column = next((column for column in found if column in indexed), next(iter(found)))
-    return column, found[column]
 
 
 AnyFragment = SingleFragment | JoinFragment
@@ -261,9 +260,3 @@ def listen(audience: Audience, number: int, queries: Iterable[Query]) -> None:
 def both_ways(fragment: JoinFragment) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
     """Each side of a join with the other."""
     return (fragment.returned, fragment.other), (fragment.other, fragment.returned)
-
-
-def edge_place(side: Side, other: Side) -> tuple[int, int, int, int]:
-    """Where the edge from ``side`` over its partners in ``other`` stands."""
-    assert other.equality is not None
-    return side.column, other.table_id, other.column, other.equality[0]

@@ -27,7 +27,7 @@ from spacetimedb.sql.explain import explain_plan, explain_rows
 from spacetimedb.sql.plan import plan_one_off, plan_subscription
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.store.commit_record import TableChange
-from spacetimedb.subscriptions.changed_table import ChangedTable, Edge, Fragments, RowLists, ValueMap
+from spacetimedb.subscriptions.changed_table import ChangedTable, Fragments, RowLists
 from spacetimedb.subscriptions.costs import (
     QueryCost,
     TableStatistics,
@@ -35,7 +35,9 @@ from spacetimedb.subscriptions.costs import (
     live_steps,
     most_expensive_of,
 )
-from spacetimedb.subscriptions.large_rows import LargeRows, LargeTables, Snapshot, SnapshotOf
+from spacetimedb.subscriptions.large_rows import LargeRows, SnapshotOf
+from spacetimedb.subscriptions.large_tables import LargeTables
+from spacetimedb.subscriptions.live_queries import LiveQueries, Lookups, NoLookups
 from spacetimedb.subscriptions.one_off import OneOff
 from spacetimedb.subscriptions.query import (
     SHARED_QUERIES,
@@ -44,12 +46,8 @@ from spacetimedb.subscriptions.query import (
     JoinFragment,
     Query,
     SingleFragment,
-    both_ways,
-    edge_place,
     listen,
-    make_fragment,
 )
-from spacetimedb.subscriptions.row_index import IndexFilling, RowIndex
 from spacetimedb.subscriptions.updates import Affected, Update, update_groups
 from spacetimedb.subscriptions.wire import (
     NO_ROWS,
@@ -65,8 +63,6 @@ from spacetimedb.types.special import Identity
 RECENT_PLANS: Final = 1024
 KEPT_RESULT_BYTES: Final = 1 << 20
 """Bytes up to which the rows of a new subscription are kept for the next client that makes it."""
-INDEXED_ROWS: Final = 256
-"""Tables smaller than this are searched row by row for the rows of a new subscription."""
 _EVERYTHING: Final = re.compile(r"\s*SELECT\s+\*\s+FROM\s+\*\s*", re.IGNORECASE)
 
 
@@ -81,16 +77,18 @@ class QuerySetUnknown(Exception):
 class Subscriptions:
     """See the head of the module. Clients are numbers that the caller gives."""
 
-    def __init__(self, source: RowSource) -> None:
+    def __init__(self, source: RowSource, lookups: Lookups | None = None) -> None:
         self._source = source
-        self.tables: dict[int, ChangedTable] = {}
+        self._lookups = lookups or NoLookups()
+        self.live = LiveQueries(source, self._lookups)
+        self.tables = self.live.tables
         """The tables that live subscriptions read, by id."""
         self._queries: dict[tuple[object, ...], Query] = {}
         self._recent: dict[tuple[object, ...], Query] = {}
         """Compiled queries that nobody is subscribed to, oldest first."""
         self._clients: dict[int, Audience] = {}
         self._shared: dict[tuple[tuple[int, tuple[Query, ...]], ...], Audience] = {}
-        self._large = LargeTables(self.tables, source)
+        self._large = LargeTables(self.live, source, self._lookups)
         self.statistics_of_tables = TableStatistics(self.tables, source)
         self.evaluated = 0
         """Fragments evaluated by ``evaluate`` since the start."""
@@ -187,9 +185,11 @@ class Subscriptions:
             for query in queries
             if query in grown or (len(query.table_ids) == 1 and query.table_ids[0] in reindexed)
         ]
+        looked_up = self.live.looked_up(concerned)
         for query in concerned:
-            self._stop(query)
+            self.live.stop(query)
         lost: set[int] = set()
+        kept: list[tuple[int, int]] = []
         for query in concerned:
             catalog, caller = catalog_of(query.is_owner, query.caller)
             try:
@@ -198,12 +198,23 @@ class Subscriptions:
                 if query in grown:
                     lost.update(*(audience.clients for audience in query.audiences))
                 else:  # it goes on for those who have it, and for nobody else
-                    self._start(query)
-                    del self._queries[query.key]
+                    self.live.start(query)
                 continue
             query.plans = plan.fragments
+            for table in (relvar.table for part in query.plans for relvar in part.relvars):
+                for place in [place for place in looked_up if place[0] == table.table_id]:
+                    index = looked_up.pop(place)
+                    if self.live.enter_rows(table, place[1], index.known or (), index.rows()):
+                        kept.append(place)
+            has_joins = not all(part.is_single for part in query.plans)
+            wanted = self.live.wanted([query], False)
+            if has_joins and any(not self._lookups.knows(table_id) for table_id in wanted.tables):
+                lost.update(*(audience.clients for audience in query.audiences))
+                continue
             query.is_outdated = False
             self._start(query)
+        for place in kept:
+            self.live.release_index(*place)
         return lost
 
     def _keep_recent(self, query: Query) -> None:
@@ -230,9 +241,9 @@ class Subscriptions:
         audience = self._clients.get(client)
         return audience is not None and query_set_id in audience.sets
 
-    def tables_of(self, client: int, query_set_id: int) -> set[int]:
-        """The tables whose rows the set reads. Raises QuerySetUnknown."""
-        return {table_id for query in self._set(client, query_set_id) for table_id in query.stored_tables}
+    def queries_of(self, client: int, query_set_id: int) -> Sequence[Query]:
+        """The queries of a set. Raises QuerySetUnknown."""
+        return self._set(client, query_set_id)
 
     def subscribe(self, client: int, query_set_id: int, queries: Sequence[Query]) -> list[bytes]:
         """Registers a set and gives its rows, one SingleTableRows per fragment (none if it reads an empty table).
@@ -254,30 +265,15 @@ class Subscriptions:
         """The rows with this index key, if there is an index of the column; None if not."""
         entry = self.tables.get(table_id)
         index = None if entry is None else entry.indexes.get(column)
-        return None if index is None or index.filling is not None else index.find(key)
+        return None if index is None or not index.has(key) else index.find(key)
 
-    def missing_indexes(self, queries: Iterable[Query]) -> tuple[TableRef, list[int]] | None:
+    def missing_indexes(self, queries: Iterable[Query], may_look_up: bool) -> tuple[TableRef, list[int]] | None:
         """A large table and the columns of which it needs indexes for the queries, if there is any such."""
-        return self._large.missing_indexes(queries)
+        return self._large.missing_indexes(queries, may_look_up)
 
     def missing_search_index(self, plan: SelectPlan) -> tuple[TableRef, list[int]] | None:
         """The same for a query that is answered once: large tables that are searched by one column again and again."""
         return self._large.missing_search_index(plan)
-
-    def begin_indexes(self, table: TableRef, columns: Iterable[int], snapshot: Snapshot) -> IndexFilling:
-        """Starts indexes for a filling to complete; they follow the commits from now on, until `end_indexes`."""
-        entry = self._entry(table)
-        entry.uses += 1
-        indexes = []
-        for column in columns:
-            index = entry.indexes[column] = RowIndex(table.layout, column, ())
-            index.uses += 1
-            indexes.append(index)
-        return IndexFilling(indexes, snapshot.batches())
-
-    def end_indexes(self, table_id: int) -> None:
-        """Undoes `begin_indexes`: the indexes go with the last subscriber of the table."""
-        self._release(table_id)
 
     def _register(self, client: int, query_set_id: int, queries: Sequence[Query]) -> Sequence[Query]:
         if self.has_set(client, query_set_id):
@@ -364,102 +360,18 @@ class Subscriptions:
                     del query.audiences[old]
                     self._stop_unused(query)
 
-    # ---- registration of queries ----
-
     def _start(self, query: Query) -> None:
         self._recent.pop(query.key, None)
         self._queries[query.key] = query
-        for plan in query.plans:
-            for relvar in plan.relvars:
-                table = relvar.table
-                self._entry(table).uses += 1
-            fragment = make_fragment(query, plan)
-            query.fragments.append(fragment)
-            if isinstance(fragment, SingleFragment):
-                entry = self.tables[plan.table.table_id]
-                if fragment.equality is not None:
-                    entry.values(fragment.equality[0]).add(fragment.equality[1].key, fragment)
-                elif plan.where is None:
-                    entry.whole[fragment] = None
-                else:
-                    entry.filtered[fragment] = None
-            else:
-                self._start_join(fragment)
-
-    def _entry(self, table: TableRef) -> ChangedTable:
-        entry = self.tables.get(table.table_id)
-        if entry is None:
-            entry = self.tables[table.table_id] = ChangedTable(table)
-        return entry
-
-    def _release(self, table_id: int) -> None:
-        entry = self.tables[table_id]
-        entry.uses -= 1
-        if not entry.uses:
-            del self.tables[table_id]
-
-    def _start_join(self, fragment: JoinFragment) -> None:
-        for side in (fragment.returned, fragment.other):
-            side.index = self.tables[side.table_id].index(side.column, self._source)
-            side.index.uses += 1
-        for side, other in both_ways(fragment):
-            entry = self.tables[side.table_id]
-            if side.equality is not None:
-                entry.values(side.equality[0]).add(side.equality[1].key, fragment)
-            elif other.equality is not None and not other.is_event:
-                partner = self.tables[other.table_id]
-                assert other.index is not None
-                place = edge_place(side, other)
-                edge = entry.edges.get(place)
-                if edge is None:
-                    values = ValueMap(partner.table, other.equality[0])
-                    edge = entry.edges[place] = Edge(entry.table, side.column, other.index, values)
-                edge.values.add(other.equality[1].key, fragment)
-            else:
-                entry.joins[fragment] = None
+        self.live.start(query)
 
     def _stop_unused(self, query: Query) -> None:
         if query.audiences:
             return
         if self._queries.get(query.key) is query:
             del self._queries[query.key]
-        self._stop(query)
+        self.live.stop(query)
         self._keep_recent(query)
-
-    def _stop(self, query: Query) -> None:
-        """Takes the query's fragments away."""
-        for fragment in query.fragments:
-            if isinstance(fragment, SingleFragment):
-                entry = self.tables[fragment.plan.table.table_id]
-                if fragment.equality is not None:
-                    entry.forget_value(fragment.equality[0], fragment.equality[1].key, fragment)
-                else:
-                    entry.whole.pop(fragment, None)
-                    entry.filtered.pop(fragment, None)
-            else:
-                self._stop_join(fragment)
-            for relvar in fragment.plan.relvars:
-                self._release(relvar.table.table_id)
-        query.fragments = []
-        query.initial = None
-
-    def _stop_join(self, fragment: JoinFragment) -> None:
-        for side, other in both_ways(fragment):
-            entry = self.tables[side.table_id]
-            entry.joins.pop(fragment, None)
-            if side.equality is not None:
-                entry.forget_value(side.equality[0], side.equality[1].key, fragment)
-            elif other.equality is not None and not other.is_event:
-                place = edge_place(side, other)
-                edge = entry.edges[place]
-                edge.values.remove(other.equality[1].key, fragment)
-                if not edge.values.fragments:
-                    del entry.edges[place]
-        for side in (fragment.returned, fragment.other):
-            assert side.index is not None
-            side.index.uses -= 1
-            if not side.index.uses:
-                self.tables[side.table_id].indexes.pop(side.column, None)
 
     # ---- rows ----
 
@@ -486,32 +398,17 @@ class Subscriptions:
         found: Collection[bytes] | None = None
         if fragment.equality is not None:
             column, value = fragment.equality
-            found = self._search(table_id, column, value.key)
+            found = self.live.search(table_id, column, value.key)
             if found is not None and fragment.residual is None:
                 return list(found)
         rows = self._source.rows(table_id) if found is None else found
         select = fragment.select
         return list(rows) if select is None else select(rows)
 
-    def _search(self, table_id: int, column: int, key: bytes) -> Collection[bytes] | None:
-        """The rows with this value, from an index; None if it is not worth one (yet)."""
-        entry = self.tables[table_id]
-        if column not in entry.indexes:
-            entry.scans[column] = entry.scans.get(column, 0) + 1
-            if entry.scans[column] < 2 or self._source.row_count(table_id) < INDEXED_ROWS:
-                return None
-            # Kept as long as the table has subscribers, also when no join needs it.
-            entry.index(column, self._source).uses += 1
-        return entry.indexes[column].find(key)
-
     def _join_rows(self, fragment: JoinFragment) -> list[bytes]:
-        driving = (
-            fragment.other if fragment.returned.equality is None and fragment.other.equality else fragment.returned
-        )
-        candidates: Collection[bytes] | None = None
-        if driving.equality is not None:
-            candidates = self._search(driving.table_id, driving.equality[0], driving.equality[1].key)
-        return fragment.rows(driving, self._source.rows(driving.table_id) if candidates is None else candidates)
+        if fragment.edge is None or fragment.sides is None:
+            return fragment.rows(self._source.rows(fragment.driving.table_id))
+        return fragment.rows(fragment.edge.rows(fragment.sides.constant.key))
 
     # ---- commits ----
 

@@ -2,6 +2,9 @@
 
 Rows are kept as bytes: one row alone as itself, several under one key as the keys of a dict (a table has no row twice).
 Indexes follow the commits: ``change`` with the rows of a commit brings one from the state before it to that after it.
+
+An index is *partial* while it has the rows of some keys only (``known``). Either these were looked up elsewhere, and it
+follows the changes of no others, or all rows are being filled in, and it follows every change.
 """
 
 from __future__ import annotations
@@ -12,24 +15,34 @@ from spacetimedb.sql.layout import RowLayout
 from spacetimedb.sql.predicate import key_functions
 
 
+class RowsMissing(Exception):
+    """A partial index was asked for a key that it does not know. Whoever asks has to look first: it is a fault."""
+
+
 class RowIndex:
     """Rows by key of one column. Look-up and change of a row are O(1)."""
 
-    __slots__ = ("_is_unique", "_rows", "filling", "key", "keys", "uses")
+    __slots__ = ("_is_unique", "_rows", "filling", "key", "keys", "known", "uses")
 
-    def __init__(self, layout: RowLayout, column: int, rows: Iterable[bytes]) -> None:
+    def __init__(self, layout: RowLayout, column: int, rows: Iterable[bytes], is_partial: bool = False) -> None:
         self.key, self.keys = key_functions(layout, column)
         self._rows: dict[bytes, bytes | dict[bytes, None]] = {}
         self._is_unique = True
         """No key had several rows when rows were added in bulk."""
         self.uses = 0
         """Number of joins that need it."""
+        self.known: set[bytes] | None = set() if is_partial else None
+        """Keys whose rows are all here; None: every row is."""
         self.filling: IndexFilling | None = None
-        """Set while rows are missing. Asking adds them all at once."""
+        """Set while rows are being filled in. Asking for a key that is not known adds them all at once."""
         self.add_many(list(rows))
 
+    def has(self, key: bytes) -> bool:
+        """Whether all rows with this key are here."""
+        return self.known is None or key in self.known
+
     def add_many(self, rows: Sequence[bytes]) -> None:
-        """Adds rows of the state that the index shows."""
+        """Adds rows of the state that the index shows, some of which it may have."""
         if not self._is_unique:
             self._add(rows)
             return
@@ -39,9 +52,22 @@ class RowIndex:
             self._is_unique = False
             self._add([row for row, there in zip(rows, found, strict=True) if there is not row])
 
+    def enter(self, keys: Iterable[bytes], rows: Sequence[bytes]) -> None:
+        """All rows with these keys, of the state that the index shows."""
+        self._add(rows)
+        if self.known is not None:
+            self.known.update(keys)
+
+    def complete(self, rows: Sequence[bytes]) -> None:
+        """All rows there are, of the state that the index shows."""
+        self.add_many(rows)
+        self.known = None
+
     def find(self, key: bytes) -> Collection[bytes]:
-        """The rows with this key."""
-        if self.filling is not None:
+        """The rows with this key. Raises RowsMissing."""
+        if self.known is not None and key not in self.known:
+            if self.filling is None:
+                raise RowsMissing
             while self.filling.step():
                 pass
         found = self._rows.get(key)
@@ -51,6 +77,8 @@ class RowIndex:
 
     def change(self, deletes: Sequence[bytes], inserts: Sequence[bytes]) -> None:
         """Follows one commit."""
+        if self.known is not None and self.filling is None:
+            deletes, inserts = self._of_known(deletes), self._of_known(inserts)
         index = self._rows
         for row, key in zip(deletes, self.keys(deletes), strict=True):
             found = index.get(key)
@@ -61,6 +89,11 @@ class RowIndex:
                 if len(found) == 1:
                     (index[key],) = found
         self._add(inserts)
+
+    def _of_known(self, rows: Sequence[bytes]) -> Sequence[bytes]:
+        known = self.known
+        assert known is not None
+        return [row for row, key in zip(rows, self.keys(rows), strict=True) if key in known] if known else ()
 
     def _add(self, rows: Sequence[bytes]) -> None:
         index = self._rows
@@ -73,13 +106,17 @@ class RowIndex:
             elif found != row:
                 index[key] = {found: None, row: None}
 
+    def rows(self) -> list[bytes]:
+        """Every row that is here."""
+        return [row for found in self._rows.values() for row in ((found,) if isinstance(found, bytes) else found)]
+
     def __len__(self) -> int:
-        """Number of keys."""
+        """Number of keys that have rows."""
         return len(self._rows)
 
 
 class IndexFilling:
-    """New indexes of one table that get their rows a piece at a time; meanwhile they follow the commits."""
+    """Partial indexes of one table that get all rows a piece at a time; meanwhile they follow the commits."""
 
     def __init__(self, indexes: Sequence[RowIndex], batches: Iterator[Sequence[bytes]]) -> None:
         self._indexes = indexes
@@ -92,7 +129,7 @@ class IndexFilling:
         batch = next(self._batches, None)
         for index in self._indexes:
             if batch is None:
-                index.filling = None
+                index.filling = index.known = None
             else:
                 index.add_many(batch)
         return batch is not None

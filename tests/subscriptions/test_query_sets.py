@@ -11,8 +11,9 @@ from sql.sample_database import SampleDatabase, identity_of, read_table_rows, re
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.store.commit_record import Rows
 from spacetimedb.subscriptions import wire
+from spacetimedb.subscriptions.live_queries import INDEXED_ROWS
 from spacetimedb.subscriptions.query import SHARED_QUERIES, SHARED_SETS
-from spacetimedb.subscriptions.query_sets import INDEXED_ROWS, QuerySetInUse, QuerySetUnknown, Subscriptions
+from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown, Subscriptions
 from spacetimedb.types.special import Identity
 from subscriptions.test_deltas import commit
 
@@ -195,7 +196,7 @@ def test_ids() -> None:
     with pytest.raises(QuerySetUnknown):
         subscriptions.unsubscribe(2, 5, False)
     assert subscriptions.has_set(1, 5)
-    assert subscriptions.tables_of(1, 5) == {reader.database.tables["entity"].table_id}
+    assert [query.text for query in subscriptions.queries_of(1, 5)] == ["select * from entity"]
     dropped = subscriptions.unsubscribe(1, 5, True)
     assert dropped is not None
     assert [len(read_table_rows(part)[1]) for part in dropped] == [2]

@@ -1,0 +1,280 @@
+"""Rows of tables that this reader does not know, looked up by the keys of an index: the actor has every index.
+
+The answer is a record of the ring, so the rows have an exact place in the commit order; from there on a partial index
+follows the commits (`subscriptions.live_queries`). Indexes that nobody uses any more are kept for KEEP_S.
+
+While joins run over partial indexes a commit may need rows that are not known. Then the reader *pauses* in front of it:
+it asks for them, holds what the ring brings meanwhile, and takes the changes that it holds back from the rows in the
+answer: so it has them as they are before the commit, and goes on. Requests of clients that must be executed at the head
+of the ring wait for that. It takes one turn of the actor, and all that the held records need is asked for at once; an
+index that was the cause of PAUSES_BEFORE_INDEX pauses is completed in the background.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from struct import Struct as Layout
+from typing import TYPE_CHECKING, Final
+
+import trio
+from msgspec import Struct
+
+from spacetimedb.hosts import mail
+from spacetimedb.memory.ring import RingCorrupt
+from spacetimedb.sql.predicate import key_functions
+from spacetimedb.store.commit_record import COMMIT, TableChange, changes
+from spacetimedb.subscriptions.large_tables import LARGE_TABLE
+from spacetimedb.workers.large_answers import build_indexes
+
+if TYPE_CHECKING:
+    from spacetimedb.sql.catalog import TableRef
+    from spacetimedb.subscriptions.live_queries import Keys
+    from spacetimedb.workers.database_link import DatabaseLink
+
+KEEP_S: Final = 10.0
+"""How long rows that were looked up are kept for others, and how long a refusal holds."""
+PAUSES_BEFORE_INDEX: Final = 32
+MAX_HELD_BYTES: Final = 16 << 20
+"""Of the ring, while the reader pauses; then the clients whose joins are the cause are closed."""
+LEAST_BYTES: Final = 8
+"""Of any record."""
+_HEAD: Final = Layout("<IB")
+_TABLES: Final = Layout("<H")
+
+
+class _Asked(Struct):
+    """A request that is not answered."""
+
+    table: TableRef
+    column: int
+    keys: set[bytes]
+    then: Callable[[], None] | None
+    """None: the reader pauses for it."""
+    rows: list[bytes] | None = None
+
+
+class RowLookups:
+    """See the head of the module. ``counts``: rows of each table that was looked into, at this place of the ring."""
+
+    def __init__(self, link: DatabaseLink) -> None:
+        self._link = link
+        self._number = int.from_bytes(os.urandom(4), "little")
+        """Of the last request. A reader that died may have answers under way for the same place."""
+        self._asked: dict[int, _Asked] = {}
+        self._declined: dict[tuple[int, int], float] = {}
+        self._kept: dict[tuple[int, int], float] = {}
+        self.counts: dict[int, int] = {}
+        self._held: list[bytes] = []
+        """While the reader pauses: records that are not processed."""
+        self._pauses: dict[tuple[int, int], int] = {}
+        self._resumed: list[Callable[[], None]] = []
+
+    # -- look-ups for new queries
+
+    def can_look_up(self, table: TableRef, column: int) -> bool:
+        """Whether the rows with a value in a column can be asked for, and should."""
+        link, table_id = self._link, table.table_id
+        if (column,) not in table.indexes or table.is_event or table.is_view or table.is_system:
+            return False
+        if (table_id, column) in self._declined or table_id not in link.catalog.stored_tables:
+            return False
+        known = link.known_rows.get(table_id)
+        return known is None or len(known) >= LARGE_TABLE
+
+    def knows(self, table_id: int) -> bool:
+        """Whether all rows of the table are known, and ready to be asked for."""
+        rows = self._link.known_rows.get(table_id)
+        return rows is not None and rows.is_ready
+
+    def ask(self, keys: Keys, then: Callable[[], None]) -> None:
+        """Asks for rows; calls when they are there, or refused."""
+        left = len(keys)
+
+        def one_more() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                then()
+
+        for (_, column), (table, values) in keys.items():
+            self._send(_Asked(table, column, values, one_more))
+        self._link.post()
+
+    def _send(self, asked: _Asked) -> None:
+        self._number = number = (self._number + 1) & 0xFFFFFFFF
+        self._asked[number] = asked
+        table_id = asked.table.table_id
+        self._link.outgoing.append(
+            mail.look_up(number, table_id, asked.column, asked.keys, whatever=asked.then is None)
+        )
+
+    def came(self, record: bytes) -> None:
+        """A LOOKED_UP record at this place of the ring, perhaps another reader's."""
+        _length, _kind, _zero, reader, number, _zero, count, block = mail.LOOKED_UP_RECORD.unpack(record)
+        if reader != self._link.reader:
+            return
+        asked = self._asked.pop(number, None)
+        if asked is None or asked.then is None:
+            return
+        place = asked.table.table_id, asked.column
+        if block:
+            self._enter(asked, self._rows(block))
+            self.counts[place[0]] = count
+        else:
+            self._declined[place] = trio.current_time()
+        asked.then()
+
+    def _rows(self, block: int) -> list[bytes]:
+        heap = self._link.heap
+        return heap.rows(memoryview(heap.row(block)).cast("Q"))
+
+    def _enter(self, asked: _Asked, rows: list[bytes]) -> None:
+        if self._link.subscriptions.live.enter_rows(asked.table, asked.column, asked.keys, rows):
+            self._kept[asked.table.table_id, asked.column] = trio.current_time()
+
+    def follow(self, found: Iterable[TableChange]) -> None:
+        """A commit."""
+        counts = self.counts
+        for change in found:
+            if change.table_id in counts:
+                counts[change.table_id] += change.inserts.row_count - change.deletes.row_count
+
+    @property
+    def is_used(self) -> bool:
+        """Whether `forget` may have something to do later."""
+        return bool(self._kept or self._declined)
+
+    def forget(self, everything: bool = False) -> None:
+        """Lets go of what was kept long enough. `everything`: of all, and whoever waits for rows has to ask again."""
+        now = trio.current_time()
+        waiting = list(self._asked.values()) if everything else []
+        if everything:
+            self._asked = {number: asked for number, asked in self._asked.items() if asked.then is None}
+        busy = {(asked.table.table_id, asked.column) for asked in self._asked.values()}
+        for place, since in list(self._kept.items()):
+            if everything or (now - since > KEEP_S and place not in busy):
+                del self._kept[place]
+                self._link.subscriptions.live.release_index(*place)
+        for place, since in list(self._declined.items()):
+            if now - since > KEEP_S:
+                del self._declined[place]
+        used = self._link.subscriptions.tables.keys()
+        for table_id in [t for t in self.counts if t not in used]:
+            del self.counts[table_id]
+        for asked in waiting:
+            if asked.then is not None:
+                asked.then()
+
+    # -- the pause
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether the reader pauses in front of a commit."""
+        return bool(self._held)
+
+    def when_current(self, then: Callable[[], None]) -> None:
+        """Calls when the reader has gone on."""
+        self._resumed.append(then)
+
+    def holes(self, data: bytes, at: int, tables: int) -> bool:
+        """Whether the commit record at `at` needs rows that have to be asked for."""
+        return bool(self._link.subscriptions.live.holes(changes(data, at, tables)))
+
+    def pause(self, data: bytes) -> None:
+        """Pauses in front of these records, of which the first needs rows."""
+        live = self._link.subscriptions.live
+        keys: Keys = {}
+        for record in self._records(data):
+            for place, (table, values) in live.holes(record).items():
+                keys.setdefault(place, (table, set()))[1].update(values)
+        self._held = [data]
+        for place, (table, values) in keys.items():
+            self._send(_Asked(table, place[1], values, None))
+            self._pauses[place] = pauses = self._pauses.get(place, 0) + 1
+            if not pauses % PAUSES_BEFORE_INDEX:
+                self._complete(table, place[1])
+        self._link.post()
+
+    def _complete(self, table: TableRef, column: int) -> None:
+        """Makes an index complete in the background."""
+        link = self._link
+
+        def begin() -> None:
+            if not link.down and table.table_id in link.known_rows:
+                build_indexes(link, table, [column], lambda: None)
+
+        link.when_known(table.table_id, begin)
+
+    def hold(self, data: bytes) -> bytes | None:
+        """More records while the reader pauses. Gives all that it holds when it can go on, else None."""
+        self._held.append(data)
+        reader = self._link.reader
+        for kind, at in _split(data):
+            if kind == mail.LOOKED_UP:
+                _, _, _, slot, number, _, _, block = mail.LOOKED_UP_RECORD.unpack_from(data, at)
+                asked = self._asked.get(number)
+                if slot == reader and asked is not None and asked.then is None:
+                    asked.rows = self._rows_before(asked, block, len(self._held) - 1, at)
+        waiting = {number: asked for number, asked in self._asked.items() if asked.then is None}
+        if any(asked.rows is None for asked in waiting.values()):
+            if sum(map(len, self._held)) > MAX_HELD_BYTES:
+                return self._give_up()
+            return None
+        for number, asked in waiting.items():
+            entry = self._link.subscriptions.tables.get(asked.table.table_id)
+            if entry is not None and asked.column in entry.indexes:
+                self._enter(asked, asked.rows or [])
+            del self._asked[number]
+        held, self._held = self._held, []
+        return b"".join(held)
+
+    def _give_up(self) -> bytes:
+        """The ring brings more than can be held: the clients whose joins pause the reader have to begin anew."""
+        link = self._link
+        for number in link.subscriptions.live.clients_of_partial_joins():
+            client = link.clients.get(number) or link.v1.clients.get(number)
+            if client is not None:
+                link.lane.drop(client, "too_slow")
+        self._asked = {number: asked for number, asked in self._asked.items() if asked.then is not None}
+        held, self._held = self._held, []
+        return b"".join(held)
+
+    def _rows_before(self, asked: _Asked, block: int, chunk: int, at: int) -> list[bytes]:
+        """The rows of an answer that stands in a chunk of the held records, as they are before all of these."""
+        rows = dict.fromkeys(self._rows(block) if block else ())
+        held = [*self._held[:chunk], self._held[chunk][:at]]
+        since = [change for data in held for found in self._records(data) for change in found]
+        key = key_functions(asked.table.layout, asked.column)[0]
+        for change in reversed([change for change in since if change.table_id == asked.table.table_id]):
+            for row in change.inserts.split():
+                rows.pop(row, None)
+            for row in change.deletes.split():
+                if key(row) in asked.keys:
+                    rows[row] = None
+        return list(rows)
+
+    def _records(self, data: bytes) -> Iterator[list[TableChange]]:
+        """The changes of each commit."""
+        for kind, at in _split(data):
+            if kind == COMMIT:
+                yield changes(data, at, _TABLES.unpack_from(data, at + 6)[0])
+            elif kind == mail.SPILLED:
+                yield from self._records(self._link.heap.row(mail.SPILLED_RECORD.unpack_from(data, at)[2]))
+
+    def go_on(self) -> None:
+        """The reader has processed what it held."""
+        resumed, self._resumed = self._resumed, []
+        for then in resumed:
+            then()
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int]]:
+    """(kind, position) of each record."""
+    at, end = 0, len(data)
+    while at < end:
+        length, kind = _HEAD.unpack_from(data, at)
+        if length < LEAST_BYTES:
+            raise RingCorrupt(f"a record of {length} bytes")
+        yield kind, at
+        at += length
