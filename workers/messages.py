@@ -51,6 +51,8 @@ class ActorSetup(_Message):
     """Why the actor before it ended."""
     is_careful: bool = False
     """Run nothing that no client asks for: no schedules until the next program, no hooks of lost clients."""
+    checks_determinism: bool = False
+    """See `ModuleRules`."""
 
 
 class ActorOutbound(_Message):

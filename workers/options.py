@@ -27,6 +27,14 @@ HttpReach = tuple[str, ...] | None
 """Networks (`10.1.2.0/24`) that procedures may send HTTP requests to besides public addresses; None: nowhere at all."""
 
 
+class ModuleRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How modules run. `http_reach`: see there. `checks_determinism`: every reducer runs twice, and both runs must do
+    the same."""
+
+    http_reach: HttpReach = ()
+    checks_determinism: bool = False
+
+
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Choices of one server process tree.
 
@@ -36,7 +44,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     (or in memory). `dashboard`: who may use it, this machine and owners of databases, owners only, or nobody.
 
     `is_confined`: processes that run modules confine themselves as far as the system lets them. `memory_bytes`: what
-    one of them may have, 0 for no limit. `outbound_http`: where procedures may send requests (see `HttpReach`).
+    one of them may have, 0 for no limit. `rules`: how modules run.
     `publishers`: who may publish.
     """
 
@@ -50,5 +58,5 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     dashboard: Literal["local", "token", "off"] = "local"
     is_confined: bool = True
     memory_bytes: int = 0
-    outbound_http: HttpReach = ()
+    rules: ModuleRules = ModuleRules()
     publishers: Publishers = Publishers()

@@ -36,7 +36,7 @@ from spacetimedb.workers.messages import (
     Stop,
     UpdateProgram,
 )
-from spacetimedb.workers.options import HttpReach
+from spacetimedb.workers.options import ModuleRules
 from spacetimedb.workers.reader_link import ReaderLink
 from spacetimedb.workers.sandbox import Confinement
 from spacetimedb.workers.shared_parts import SharedParts
@@ -75,13 +75,13 @@ class DatabaseProcesses:
         snapshots: Snapshots | None = None,
         heartbeats: Heartbeats | None = None,
         confinement: Confinement = Confinement(is_wanted=False),
-        http_reach: HttpReach = (),
+        rules: ModuleRules = ModuleRules(),
         keep_program: Callable[[bytes, bytes], None] = lambda program, program_hash: None,
     ) -> None:
         self.snapshots = snapshots
         self._heartbeats = heartbeats or Heartbeats()
         self._confinement = confinement
-        self._http_reach = http_reach
+        self._rules = rules
         self._keep_program = keep_program
         self._history = History()
         self._libraries: set[str] = set()
@@ -161,7 +161,7 @@ class DatabaseProcesses:
         self.directory.mkdir(parents=True, exist_ok=True)
         shared = self._shared = SharedParts(self.identity[::-1].hex()[:12])
         actor = self._actor = await ActorProcess.start(
-            shared, self._confinement.memory_bytes, self._http_reach, self._say
+            shared, self._confinement.memory_bytes, self._rules.http_reach, self._say
         )
         keeper = await self._log.start(shared)
         setup = ActorSetup(
@@ -172,10 +172,11 @@ class DatabaseProcesses:
             program_hash,
             self.log_directory,
             self._confinement,
-            self._http_reach is not None,
+            self._rules.http_reach is not None,
             sorted(self._libraries),
             self._history.notes,
             self._history.is_careful,
+            self._rules.checks_determinism,
         )
         try:
             ready = await actor.set_up(setup, self._heartbeats)

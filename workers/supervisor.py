@@ -232,7 +232,7 @@ class Supervisor:
             snapshots,
             self.heartbeats,
             self.confinement,
-            self.options.outbound_http,
+            self.options.rules,
             keep_program,
         )
 

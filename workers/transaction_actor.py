@@ -124,6 +124,7 @@ class TransactionActor:
         database.procedures.runner = self._procedures
         self._outbound = OutboundClient()
         database.procedures.exchange = self._outbound.exchange
+        database.checks_determinism = setup.checks_determinism
         self._holds_schedules = setup.is_careful
         self._spare_bytes = setup.confinement.memory_bytes // 4
         self._beats = 0

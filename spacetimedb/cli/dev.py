@@ -57,6 +57,7 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
     show_default=True,
     help="Data of the server that is started when none answers.",
 )
+@click.option("--check-determinism", is_flag=True, help="Run every reducer twice, and fail it if the runs differ.")
 @yes_option
 @pass_settings
 def dev(
@@ -67,6 +68,7 @@ def dev(
     page: Path | None,
     page_port: int,
     data_dir: Path,
+    check_determinism: bool,
     yes: frozenset[str],
 ) -> None:
     """Develops a module: publishes it to the database NAME (the directory's name if not given) now and whenever one of
@@ -79,7 +81,7 @@ def dev(
     check_name(name)
     signal.signal(signal.SIGTERM, _interrupt)
     with suppress(KeyboardInterrupt), Helpers() as helpers:
-        helpers.server(settings, settings.connect(server, anonymous=True), data_dir)
+        helpers.server(settings, settings.connect(server, anonymous=True), data_dir, check_determinism)
         target = settings.connect(server)
         folder = page or Path("page")
         where = helpers.page(folder, page_port, {"url": target.url, "database": name}) if folder.is_dir() else None
@@ -185,17 +187,23 @@ class Helpers:
             self._server.terminate()
             self._server.wait()
 
-    def server(self, settings: Settings, target: Server, data_dir: Path) -> None:
+    def server(self, settings: Settings, target: Server, data_dir: Path, check_determinism: bool) -> None:
         """Starts a server where none answers. ClickException if that is not for us to do, or fails."""
         try:
             target.request("GET", "/v1/ping", authorized=False)
-            return
         except click.ClickException:
             parts = urlsplit(target.url)
             if parts.hostname not in LOOPBACK or parts.scheme != "http":
                 raise
-        command = [sys.executable, "-m", "spacetimedb.cli.main", "start", "--data-dir", str(data_dir.absolute())]
+        else:
+            if check_determinism:
+                raise click.UsageError(
+                    f"a server runs at {target.url} already: end it, or start it with --check-determinism yourself"
+                )
+            return
+        command = [sys.executable, "-P", "-m", "spacetimedb.cli.main", "start", "--data-dir", str(data_dir.absolute())]
         command += ["--listen-addr", f"127.0.0.1:{parts.port or 80}", "--jwt-key-dir", str(settings.paths.key_dir)]
+        command += ["--check-determinism"] * check_determinism
         # A group of its own: Ctrl-C is for us, and we end it.
         self._server = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

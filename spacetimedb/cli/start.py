@@ -105,6 +105,11 @@ def default_memory_mb() -> int:
     help="Modules may send HTTP requests to this network, too (e.g. 10.1.2.0/24 or one address); otherwise only to "
     "public addresses.",
 )
+@click.option(
+    "--check-determinism",
+    is_flag=True,
+    help="Run every reducer twice, and fail it if the runs differ (for development: halves the speed).",
+)
 @click.option("--no-sandbox", is_flag=True, help="Do not confine the processes that run modules (to debug them).")
 @click.option("--edition", type=click.Choice(["standalone"]), hidden=True)
 @click.option("--non-interactive", is_flag=True, hidden=True)
@@ -124,6 +129,7 @@ def start(
     no_outbound_http: bool,
     outbound_http_to: tuple[str, ...],
     no_sandbox: bool,
+    check_determinism: bool,
     edition: str | None,
     non_interactive: bool,
 ) -> None:
@@ -134,7 +140,7 @@ def start(
     if memory_mb is not None and 0 < memory_mb < LEAST_MEMORY_MB:
         raise click.UsageError(f"--memory-mb must be 0 or at least {LEAST_MEMORY_MB}")
     host, port = parse_address(listen_addr or settings.config.listen_addr or DEFAULT_LISTEN_ADDR)
-    from ..workers.options import ServerOptions, SnapshotPolicy
+    from ..workers.options import ModuleRules, ServerOptions, SnapshotPolicy
     from ..workers.supervisor import serve  # heavy: only the server itself needs it
 
     options = ServerOptions(
@@ -148,7 +154,9 @@ def start(
         dashboard=dashboard,
         is_confined=not no_sandbox,
         memory_bytes=(default_memory_mb() if memory_mb is None else memory_mb) << 20,
-        outbound_http=parse_reach(no_outbound_http, outbound_http_to),
+        rules=ModuleRules(
+            http_reach=parse_reach(no_outbound_http, outbound_http_to), checks_determinism=check_determinism
+        ),
         publishers=parse_publishers(publishers),
     )
     sys.exit(serve(options))
