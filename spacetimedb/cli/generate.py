@@ -99,8 +99,8 @@ def _language(lang: str) -> str:
     language = LANGUAGES.get(lang.lower())
     if language is None and lang.lower() in ELSEWHERE:
         raise click.ClickException(
-            f"--lang {lang}: use the generator of the official command line: write the definition into a file with "
-            "`spacetime extract-schema MODULE > FILE`, and pass it to `generate --module-def FILE` there."
+            f"--lang {lang}: use `generate --bin-path MODULE` of the official command line, with the environment "
+            "variable SPACETIMEDB_SCHEMA_EXTRACTOR set to the path of this one (docs/official-cli.md)."
         )
     if language is None:
         raise click.UsageError(f"--lang {lang}: python or typescript")

@@ -18,8 +18,13 @@ AUTHORIZATION_REQUIRED: Final = "Authorization required"
 NO_SUCH_DATABASE: Final = "No such database."
 LOCKED_DELETE: Final = "Database is locked and cannot be deleted. Run `spacetime unlock` first."
 MAY_NOT_PUBLISH: Final = (
-    "{0} may not publish on this server. Publish from the machine and as the user that runs it, "
+    "{0} may not publish on this server. Publish as the user that runs it{1}, "
     "or have it started with `spacetime start --publishers {0}` (`--publishers anyone` lets everybody)."
+)
+OR_LOG_IN_THERE: Final = ", or log in anew on its machine (`spacetime login --server-issued-login SERVER`)"
+ANONYMOUS_MAY_NOT_PUBLISH: Final = (
+    "Publishing on this server takes an identity: log in (`spacetime login --server-issued-login SERVER`) "
+    "and publish without --anonymous."
 )
 LOCKED_RESET: Final = "Database is locked and cannot be reset with --delete-data. Run `spacetime unlock` first."
 
@@ -80,7 +85,10 @@ class Exchange(msgspec.Struct):
         caller = self.caller
         is_itself = caller.issuer != DASHBOARD_ISSUER or self.publishers.anyone
         if not (is_itself and self.publishers.allow(caller.identity, caller.extra.get(PUBLISHER_CLAIM))):
-            raise HttpError(403, MAY_NOT_PUBLISH.format(caller.identity.hex()))
+            if presented_token(self.request) is None:
+                raise HttpError(403, ANONYMOUS_MAY_NOT_PUBLISH)
+            where = OR_LOG_IN_THERE if self.publishers.local else ""
+            raise HttpError(403, MAY_NOT_PUBLISH.format(caller.identity.hex(), where))
 
     def require_owner(self, database: DatabaseInfo, action: str) -> Claims:
         """The caller. Raises HttpError 403 unless it owns the database."""

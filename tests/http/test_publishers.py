@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_backend import FakeBackend
-from fake_server import KEYS, Server
+from fake_server import KEYS, Server, body_of
 
 from spacetimedb.auth.publishers import BY_KEY, BY_PLACE, PUBLISHER_CLAIM, Publishers
 from spacetimedb.auth.tokens import Claims, Tokens, _check_claims
@@ -70,11 +70,13 @@ async def test_others_may_not(peer: str | None, headers: list[tuple[str, str]]) 
     stranger = await issued(api, peer, headers)
     refusal = await ask(api, "PUT", "/v1/database/foo", stranger)
     assert refusal.status == 403
-    text = refusal.body.decode() if isinstance(refusal.body, bytes) else ""
+    text = body_of(refusal).decode()
     assert f"{stranger.identity.hex()} may not publish on this server" in text
     assert f"--publishers {stranger.identity.hex()}" in text
+    assert "log in anew on its machine" in text
     assert await status(api, stranger, "POST", "/v1/database") == 403
-    assert await status(api, None) == 403
+    nobody = await ask(api, "PUT", "/v1/database/foo")
+    assert (nobody.status, b"without --anonymous" in body_of(nobody)) == (403, True)
     assert await status(api, stranger, path="/v1/database/foo/reset") == 404, "nothing was made"
 
 
@@ -82,7 +84,10 @@ async def test_those_who_are_named() -> None:
     named = Tokens(KEYS).mint()
     api = served(Publishers(frozenset([bytes(named.identity)])))
     assert await status(api, named) == 200
-    assert await status(api, await issued(api, "127.0.0.1")) == 403
+    other = await issued(api, "127.0.0.1")
+    refusal = body_of(await ask(api, "PUT", "/v1/database/bar", other))
+    assert b"as the user that runs it, or have it started" in refusal, "logging in anew would not help"
+    assert await status(api, other) == 403
     assert await status(api, api.tokens.dashboard_token(named.identity)) == 403, "who sits here is not who is named"
 
 
