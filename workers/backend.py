@@ -399,7 +399,7 @@ class ReaderBackend(BackupRequests):
         if confirmed:
             await until_durable(link, horizon)
         micros = round((trio.current_time() - started) * 1e6)
-        return SqlOutcome(json.dumps(product_to_json(row_type)), rows, micros)
+        return SqlOutcome(json.dumps(product_to_json(row_type), separators=(",", ":")), rows, micros)
 
     async def schema(self, database: DatabaseInfo, version: Literal["9", "10"]) -> str:
         """From the definition that the actor announced."""
@@ -431,9 +431,14 @@ class ReaderBackend(BackupRequests):
 
     # -- the server
 
-    async def metrics(self, databases: Collection[Identity] | None, queries: Collection[Identity] | None) -> bytes:
+    async def metrics(
+        self,
+        databases: Collection[Identity] | None,
+        queries: Collection[Identity] | None,
+        names: Collection[str] | None = None,
+    ) -> bytes:
         """Prometheus text."""
-        return await self._metrics.text(databases, queries)
+        return await self._metrics.text(databases, queries, names)
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         """As `spacetime start` was told."""
