@@ -106,6 +106,16 @@ def test_a_database_from_publish_to_delete(command: Command) -> None:
         lines = command.send(f"GET /v1/database/{identity}/logs?{query}").text.splitlines()
         assert all("ts" in json.loads(line) for line in lines)
 
+    call = {"name": "call", "arguments": {"reducer": "add", "args": [2, "fig"]}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    reply = command.send(f"POST /v1/database/{identity}/mcp", json.dumps(message).encode(), JSON | AGENT).json()
+    assert reply["result"] == {"content": [{"text": "reducer 'add' committed", "type": "text"}], "isError": False}
+    call["arguments"] = {"reducer": "twice", "args": [1]}
+    reply = command.send(f"POST /v1/database/{identity}/mcp", json.dumps(message).encode(), JSON | AGENT).json()
+    assert reply["result"]["content"][0]["text"] == "no such reducer", "procedures are not for this tool"
+    silent = command.send("POST /v1/mcp", b'{"jsonrpc":"2.0","method":"notifications/initialized"}', JSON | AGENT)
+    assert (silent.status, silent.body) == (202, b"")
+
     token = {"Authorization": f"Bearer {command.token}"}
     session = SessionClient(command.base_url, identity, ["v3.bsatn.spacetimedb"], "compression=None", token)
     assert session.protocol == "v3.bsatn.spacetimedb"
