@@ -141,34 +141,38 @@ class Metrics:
         self._boards: dict[DatabaseLink, BoardText] = {}
 
     async def text(
-        self, shown_databases: Collection[Identity] | None, shown_queries: Collection[Identity] | None
+        self,
+        databases: Collection[Identity] | None,
+        queries: Collection[Identity] | None,
+        names: Collection[str] | None = None,
     ) -> bytes:
-        """All metrics of these databases, with the texts of queries of those; None: of all. What belongs to no database
-        is there only with all."""
+        """The metrics `names` (None: all) of these databases, with the texts of queries of those; None: of all. What
+        belongs to no database is there only with all."""
         lines: Lines = {name: [head] for name, head in _HEADERS.items()}
         piece = _Piece()
         links = list(self._reader.links.values())
         self._boards = {link: known for link, known in self._boards.items() if not link.down}
         for link in links:
-            if link.down or not (shown_databases is None or link.identity in shown_databases):
+            if link.down or not (databases is None or link.identity in databases):
                 continue
-            self._database(link, lines, shown_queries is None or link.identity in shown_queries)
+            self._database(link, lines, queries is None or link.identity in queries)
             await piece.end()
         processes = ProcessFigures(lines)
-        if shown_databases is None:
+        if databases is None:
             for pid, name in servers_processes(self._reader).items():
                 processes.add(pid, name, "")
                 await piece.end()
         for link in links:
-            if link.down or not (shown_databases is None or link.identity in shown_databases):
+            if link.down or not (databases is None or link.identity in databases):
                 continue
             for pid, name in processes_of(link):
                 processes.add(pid, name, link.identity.hex())
             await piece.end()
         parts: list[bytes] = []
-        for found in lines.values():
-            parts.append("".join(found).encode())
-            await piece.end()
+        for name, found in lines.items():
+            if names is None or name in names:
+                parts.append("".join(found).encode())
+                await piece.end()
         return b"".join(parts)
 
     def _database(self, link: DatabaseLink, lines: Lines, shows_queries: bool) -> None:

@@ -43,7 +43,8 @@ const json = async (path, options) => parse(await (await ask(path, options)).tex
 
 /** {access, version, databases: [{identity, names, owner}]} */
 export const overview = () => json('/dashboard/api');
-export const metricsText = async () => (await ask('/dashboard/api/metrics')).text();
+/** The text of these metrics. */
+export const metricsText = async names => (await ask(`/dashboard/api/metrics?names=${names}`)).text();
 export const loadPoints = async () => (await json('/dashboard/api/loadtest')).points;
 
 /** The owner's token of a database: the person's own, or one that this machine is given. */

@@ -4,6 +4,14 @@ import { metricsText } from './api.js';
 
 export const EVERY_MS = 1000;
 const KEPT = 300;
+const KEPT_SERIES = 400_000; // of all samples: servers with many databases have a shorter past
+const SHOWN = [
+  ...['committed_transactions_total', 'reducer_calls_total', 'reducer_errors_total', 'txn_elapsed_time_sec', 'update_age_seconds',
+    'commitlog_sync_seconds', 'message_log_size_bytes', 'memory_region_bytes', 'num_table_rows', 'subscription_sets',
+    'worker_connected_clients', 'worker_ws_clients_aborted_total', 'websocket_sent_bytes_total', 'websocket_sent_messages_total',
+    'query_evaluations_total', 'query_rows_total', 'query_seconds_total', 'query_subscribers'].map(name => `spacetime_${name}`),
+  'process_cpu_seconds_total', 'process_resident_memory_bytes',
+];
 const LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
@@ -28,6 +36,7 @@ export class Sample {
   constructor(text, at) {
     this.at = at;
     this.families = parseMetrics(text);
+    this.size = [...this.families.values()].reduce((sum, series) => sum + series.length, 0);
   }
   /** Series of a metric, of one database if given. */
   series(name, database = null) {
@@ -95,9 +104,10 @@ class Poller {
     if (this.running || document.hidden || !this.listeners.size) return;
     this.running = true;
     try {
-      const text = await metricsText();
+      const text = await metricsText(SHOWN);
       this.samples.push(new Sample(text, performance.now()));
-      if (this.samples.length > KEPT) this.samples.shift();
+      const most = Math.max(2, Math.min(KEPT, KEPT_SERIES / (this.newest.size + 1)));
+      while (this.samples.length > most) this.samples.shift();
       this.error = null;
     } catch (error) {
       this.error = error;

@@ -281,9 +281,14 @@ class Backend(Protocol):
 
     # The server
 
-    async def metrics(self, databases: Collection[Identity] | None, queries: Collection[Identity] | None) -> bytes:
+    async def metrics(
+        self,
+        databases: Collection[Identity] | None,
+        queries: Collection[Identity] | None,
+        names: Collection[str] | None = None,
+    ) -> bytes:
         """Prometheus text: figures of `databases` (None: of all, and of the server), with the texts of the queries
-        that cost most of `queries` (None: of all)."""
+        that cost most of `queries` (None: of all); only the metrics `names` (None: all)."""
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
         """Who may use the dashboard: this machine and owners, owners only, nobody."""

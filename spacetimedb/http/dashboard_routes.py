@@ -7,7 +7,7 @@ routes. Somebody else needs a token of their own and sees the databases that its
 
     GET  /dashboard/api               {"access": "local"|"token", "version", "databases": [{identity, names, owner}]}
     POST /dashboard/api/token         {"database": identity} -> {"token", "expires_at"}; local only
-    GET  /dashboard/api/metrics       Prometheus text; with a token only of own databases
+    GET  /dashboard/api/metrics       Prometheus text; with a token only of own databases; ?names=A,B: only these
     GET  /dashboard/api/loadtest      {"points": [...]} of the newest load test, oldest first
     POST /dashboard/api/loadtest      one point of a running load test, see `LoadPoint`; local, or the database's owner
 
@@ -26,7 +26,7 @@ from .backend import DatabaseInfo
 from .exchange import Exchange, resolve_database
 from .local_access import is_local
 from .messages import TEXT, HttpError, Response, empty_response, json_response, json_text_response
-from .query import name_or_identity
+from .query import name_or_identity, read_query
 from .server_routes import VERSION
 
 BODY_LIMIT: Final = 8 * 1024
@@ -114,8 +114,13 @@ async def token(exchange: Exchange) -> Response:
 async def metrics(exchange: Exchange) -> Response:
     local, databases = await _databases(exchange)
     own = None if local else {database.identity for database, _names in databases}
-    text = await exchange.backend.metrics(own, own)
+    names = read_query(exchange.request.query, {"names": _names}).get("names")
+    text = await exchange.backend.metrics(own, own, names)
     return Response(200, [("content-type", TEXT), ("cache-control", "no-store")], text)
+
+
+def _names(text: str) -> set[str]:
+    return set(text.split(","))
 
 
 async def load_test(exchange: Exchange) -> Response:

@@ -206,7 +206,13 @@ class FakeBackend:
             201, [("x-shop", "one"), ("x-shop", "two"), ("content-length", "9"), *self.handler_headers], body
         )
 
-    async def metrics(self, databases: Collection[Identity] | None, queries: Collection[Identity] | None) -> bytes:
+    async def metrics(
+        self,
+        databases: Collection[Identity] | None,
+        queries: Collection[Identity] | None,
+        names: Collection[str] | None = None,
+    ) -> bytes:
+        self.metrics_named = names
         self.calls.append(("metrics", databases, queries))
         return self.metrics_text
 

@@ -114,6 +114,10 @@ async def test_owner_from_elsewhere(server: Server) -> None:
     await ask(server, "GET", "/metrics", peer="10.0.0.9", by=server.owner)
     await ask(server, "GET", "/metrics")
     assert server.backend.calls[-2:] == [("metrics", own, own), ("metrics", None, None)]
+    assert server.backend.metrics_named is None
+    asked = Request("GET", "/dashboard/api/metrics", "names=a,b_total", [*HERE.items()], b"", peer="127.0.0.1")
+    assert isinstance(await server.api.handle(asked), Response)
+    assert server.backend.metrics_named == {"a", "b_total"}
 
 
 async def test_figures_are_open_but_texts_of_queries_are_not(server: Server) -> None:

@@ -8,6 +8,7 @@ const FIRST_LINES = 500;
 const KEPT = 5000;
 const AT_ONCE = 400;
 const RETRY_MS = 1000;
+const SERVER = '__spacetimedb__'; // file, and function, of what the server itself says
 const LEVELS = ['Trace', 'Debug', 'Info', 'Warn', 'Error', 'Panic'];
 
 export function show(body, context) {
@@ -26,7 +27,8 @@ export function show(body, context) {
     && (!search.value || `${record.message} ${record.function ?? ''}`.toLowerCase().includes(search.value.toLowerCase()));
   const line = record => {
     const at = new Date(Number(record.ts) / 1000);
-    const from = record.filename && record.filename !== '__spacetimedb__' ? `${record.filename}:${record.line_number ?? ''}` : record.function === '__spacetimedb__' ? 'server' : '';
+    const from = record.filename && record.filename !== SERVER ? `${record.filename}:${record.line_number ?? ''}`
+      : record.function === SERVER ? 'server' : record.function ?? '';
     return h('div.line', { class: record.level.toLowerCase() },
       h('time', { title: at.toISOString() }, `${at.toLocaleTimeString('en-GB')}.${String(at.getMilliseconds()).padStart(3, '0')}`),
       h('span.level', {}, record.level), h('span.text', {}, from && h('span.from', {}, from), record.message));

@@ -45,12 +45,12 @@ export function show(body, context) {
   const { databases } = context.server;
   const all = charts(), problem = h('div'), figures = h('div.figures'), list = h('tbody');
   const cards = h('div.charts', {}, all.map(({ chart }) => chart.element));
-  const table = databases.length
-    ? h('div.scroll', {}, h('table.plain', {},
-      h('thead', {}, h('tr', {}, h('th', {}, 'Database'), h('th.right', {}, 'Clients'), h('th.right', {}, 'Calls/s'),
-        h('th.right', {}, 'Transactions'), h('th.right', {}, 'Rows'), h('th', {}, 'Identity'))), list))
-    : h('div.card', {}, empty('No database yet', 'Publish a module: ', h('code', {}, 'spacetime publish NAME')));
-  fill(body, h('div.stack', {}, problem, figures, cards, h('h2', {}, 'Databases'), table));
+  const table = h('div.scroll', {}, h('table.plain', {},
+    h('thead', {}, h('tr', {}, h('th', {}, 'Database'), h('th.right', {}, 'Clients'), h('th.right', {}, 'Calls/s'),
+      h('th.right', {}, 'Transactions'), h('th.right', {}, 'Rows'), h('th', {}, 'Identity'))), list));
+  const first = h('div.card', {}, empty('No database yet', 'Publish a module: ', h('code', {}, 'spacetime publish NAME')));
+  fill(body, h('div.stack', {}, problem, figures,
+    databases.length ? [cards, h('h2', {}, 'Databases'), table] : [first, cards]));
 
   const draw = () => {
     fill(problem, poller.error && failure(poller.error));

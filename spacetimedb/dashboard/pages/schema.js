@@ -8,6 +8,7 @@ import { stringify } from '../json.js';
 import { typeText } from '../schema.js';
 
 const WIDTH = 230, GAP_X = 70, GAP_Y = 26, LINE = 20, HEAD = 30, EDGE = 24;
+const BEND = 34; // of a line between boxes that stand above each other: its curve reaches three quarters as far
 
 export function show(body, context) {
   const { schema, database } = context, boxes = [...schema.tables, ...schema.views];
@@ -64,7 +65,7 @@ function layout(boxes, edges, width) {
   };
   for (const box of boxes.filter(item => touched.has(item))) put(box, depth.get(box));
   for (const box of boxes.filter(item => !touched.has(item))) put(box, heights.indexOf(Math.min(...heights)));
-  return { places, height: Math.max(...heights), width: EDGE * 2 + count * WIDTH + (count - 1) * GAP_X };
+  return { places, height: Math.max(...heights), width: EDGE + count * WIDTH + (count - 1) * GAP_X + Math.max(EDGE, BEND) };
 }
 
 function drawing(schema, boxes, width, tableAddress, reducerAddress) {
@@ -81,7 +82,7 @@ function drawing(schema, boxes, width, tableAddress, reducerAddress) {
     const a = places.get(from), b = places.get(to);
     const y1 = a.y + HEAD + at * LINE + 14, y2 = b.y + HEAD + toAt * LINE + 14;
     const goesLeft = a.x > b.x, x1 = goesLeft ? a.x : a.x + WIDTH, x2 = a.x === b.x || goesLeft ? b.x + WIDTH : b.x;
-    const bend = a.x === b.x ? 34 : GAP_X * 0.55;
+    const bend = a.x === b.x ? BEND : GAP_X * 0.55;
     const c1 = goesLeft ? x1 - bend : x1 + bend, c2 = x2 === b.x ? x2 - bend : x2 + bend;
     picture.append(svg('path', { class: 'edge', d: `M${x1} ${y1} C${c1} ${y1} ${c2} ${y2} ${x2} ${y2}`, 'marker-end': 'url(#end)' }));
   }

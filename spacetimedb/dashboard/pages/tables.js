@@ -45,7 +45,7 @@ export function show(body, context) {
 async function countRows(list, identity) {
   let sample;
   try {
-    sample = new Sample(await metricsText(), 0);
+    sample = new Sample(await metricsText(['spacetime_num_table_rows']), 0);
   } catch {
     return; // names alone do
   }
