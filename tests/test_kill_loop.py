@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from conftest import ServerFactory
+from patience import PATIENCE_S
 from soak_kill import Client, Soak, Violation, check_entries
 
 from spacetimedb.cli.session import SessionLost, open_session
@@ -57,6 +58,6 @@ async def test_a_session_notices_the_end_during_the_handshake(nursery: trio.Nurs
 
     listeners = await nursery.start(trio.serve_tcp, hang_up, 0)
     port = listeners[0].socket.getsockname()[1]
-    with trio.fail_after(5), pytest.raises(SessionLost, match="during the handshake"):
+    with trio.fail_after(PATIENCE_S), pytest.raises(SessionLost, match="during the handshake"):
         async with open_session(f"http://localhost:{port}", "any"):
             pass

@@ -171,7 +171,7 @@ async def test_bindings_against_a_server(
         await conn.subscribe(bindings.Kinds, bindings.low_items)
         point = bindings.Point(x=1, y=2)
         shape = bindings.Circle(1.5)
-        with trio.fail_after(20):
+        with trio.fail_after(90):
             await conn.call(
                 bindings.set_kinds, 7, 5, None, bindings.Color.green, shape, [1], b"x", [], -1, 1, 2.0, False, point
             )

@@ -12,7 +12,7 @@ from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.region import Region
 
-from .processes import Child
+from .processes import LOST_S, Child
 
 
 def test_the_table_in_the_docstring_is_the_layout() -> None:
@@ -92,6 +92,6 @@ def test_doorbell() -> None:
         assert not bell.clear()
         Doorbell.attach(*bell.fds).ring()
         bell.ring()
-        assert bell.wait(1.0)
+        assert bell.wait(LOST_S)
         assert not bell.wait(0.0)
         bell.close()

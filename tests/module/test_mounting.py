@@ -226,7 +226,7 @@ def test_on_a_server(server: ServerProcess) -> None:
     async def client() -> None:
         async with connect(server.base_url, "mounted", token=server.owner_token) as connection:
             await connection.subscribe("SELECT * FROM lib.line")
-            with trio.fail_after(20):
+            with trio.fail_after(90):
                 await connection.call("lib.write", "over WebSocket")
             assert sorted(row.text for row in connection.db["lib.line"].iter()) == [
                 "hello world",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from patience import PATIENCE_S
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from spacetimedb.http.messages import Request, Response
@@ -138,5 +139,5 @@ async def test_a_follower_that_goes_away(nursery: trio.Nursery) -> None:
     await client.send_all(GET)
     await read(client, b"first")
     await client.aclose()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_S):
         await closed.wait()
