@@ -11,6 +11,7 @@
     protocol = "http"
 
 Only top-level keys are ever rewritten, line by line: comments and keys that we do not know stay as they are.
+A file that upstream's command made has `default_server = "maincloud"`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""Host names of this machine."""
 NEW_FILE = """default_server = "local"
 
 [[server_configs]]
@@ -133,6 +137,16 @@ class Config:
         raise click.ClickException(
             f"no server named `{wanted}`. Known servers: {known}. A URL works too: --server http://HOST:PORT"
         )
+
+    def default_is_elsewhere(self) -> str | None:
+        """What to say if commands go to another machine by default, as in a file that upstream's command made."""
+        try:
+            url = self.server_url(None)
+        except click.ClickException:
+            return None  # the command that wants it says so
+        if urlsplit(url).hostname in LOOPBACK:
+            return None
+        return f"commands without --server go to {url} ({self.path}): `spacetime server set-default local` changes that"
 
     def add_server(self, nickname: str, host: str, protocol: str) -> None:
         """Appends an entry; ClickException if the nickname or the host is there already."""

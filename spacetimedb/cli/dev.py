@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from .api import Answer, Server
+from .config import LOOPBACK
 from .init import database_name
 from .local_key import act_as_publisher
 from .logs import record_text
@@ -37,7 +38,6 @@ CATCH_UP_LINES: Final = 200
 """Lines of the log that are looked through for what was missed."""
 LOOK_MS: Final = 2000
 """The files are looked at so often even if the system reports nothing."""
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command(cls=OptionalValues)

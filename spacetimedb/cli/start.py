@@ -159,4 +159,7 @@ def start(
         ),
         publishers=parse_publishers(publishers),
     )
+    elsewhere = settings.config.default_is_elsewhere()
+    if elsewhere is not None:
+        click.echo(elsewhere, err=True)
     sys.exit(serve(options))

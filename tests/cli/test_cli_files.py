@@ -33,6 +33,18 @@ def test_a_new_file_knows_the_local_server(tmp_path: Path) -> None:
     assert not config.path.exists()
 
 
+def test_a_default_elsewhere_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cli.toml"
+    assert Config(path).default_is_elsewhere() is None
+    path.write_text(SHARED_FILE)
+    config = Config(path)
+    assert "go to https://maincloud.spacetimedb.com" in (config.default_is_elsewhere() or "")
+    config.default_server = "nobody"
+    assert config.default_is_elsewhere() is None
+    config.default_server = "local"
+    assert config.default_is_elsewhere() is None
+
+
 def test_comments_and_foreign_keys_stay(tmp_path: Path) -> None:
     path = tmp_path / "cli.toml"
     path.write_text(SHARED_FILE)
