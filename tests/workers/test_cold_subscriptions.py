@@ -14,7 +14,7 @@ from spacetimedb.protocol import v2_client as v2
 
 DATABASE = "cold-rows"
 CHUNKS = 4
-AT_ONCE = 25
+AT_ONCE = 30
 MOVES = 1500
 PATIENCE_S = 60
 
@@ -74,13 +74,16 @@ def wait(reader: SoakClient) -> None:
 
 def write(client: SoakClient) -> None:
     """Moves things into the chunks and out of them, and changes those there; many calls in flight."""
-    draw = client.draw
+    draw, thing = client.draw, 0
+    args: tuple[int, ...]
     for _ in range(MOVES // AT_ONCE):
         wanted = client.answered + AT_ONCE
         for number in range(AT_ONCE):
-            thing = draw.randrange(ROWS if number % 2 else CHUNKS * PER_CHUNK)
-            chunk = draw.randrange(CHUNKS if number % 3 else 2 * CHUNKS)
-            name, args = ("move", (thing, chunk)) if number % 5 else ("touch", (thing,))
+            if number % 2:  # what has just been moved, perhaps to where its row is not known yet
+                name, args = "touch", (thing,)
+            else:
+                thing = draw.randrange(ROWS if number % 4 else CHUNKS * PER_CHUNK)
+                name, args = "move", (thing, draw.randrange(CHUNKS if number % 3 else 2 * CHUNKS))
             client.client.send(v2.call_reducer(client.request(), name, struct.pack(f"<{len(args)}I", *args)))
         while client.answered < wanted:
             client.take(client.client.receive(PATIENCE_S))
