@@ -30,7 +30,7 @@ from spacetimedb.schema.validation import ModuleDefErrors, validate
 from spacetimedb.sql.catalog import SchemaCatalog, ViewKey
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.plan import protected_table
-from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER
+from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER, SILENT
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.special import ConnectionId, Identity, Interval
 
@@ -214,7 +214,9 @@ def update_from(
         raise InstallError(text) from None
     _bind(database, module, definition, raw, migration.table_ids, program_hash)
     deltas += database.views.show(shown)
-    database.emit(deltas, MUTATIONS_ONLY, database.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
+    # Rows of tables that are made anew would look deleted to clients that are about to be disconnected.
+    flags = SILENT if steps.breaks_clients else 0
+    database.emit(deltas, MUTATIONS_ONLY, database.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, flags)
     database.out.append(mail.program(raw, migration.table_ids, database.generation))
     if steps.breaks_clients:
         for reader, connection in list(database.clients):
