@@ -19,7 +19,7 @@ from conftest import ServerFactory
 from server_process import SAMPLES, ServerProcess
 
 from spacetimedb.loadtest.conditions import ConditionError, parse_condition
-from spacetimedb.loadtest.figures import Portion, Totals
+from spacetimedb.loadtest.figures import Histograms, Portion, Recorder, Totals, histogram
 from spacetimedb.loadtest.stages import Stage, StageError, clients_at, parse_stage
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -208,9 +208,12 @@ def test_stages_are_lines() -> None:
 def test_conditions() -> None:
     totals = Totals()
     rng = random.Random(1)
+    recorder = Recorder()
     for _ in range(1000):
-        totals.calls.record("steer", rng.uniform(0.001, 0.002))
-    totals.add([Portion(0, sent=1000, failed=5, rows=3000)], 2.0)
+        recorder.record("steer", rng.uniform(0.001, 0.002))
+    totals.add([Portion(0, sent=1000, failed=5, rows=3000, calls=recorder.take())], 2.0)
+    for clients in (9, 7, 8):
+        totals.saw(clients)
     for text in (
         "call.p99 < 3ms",
         "call.steer.max<=2.1ms",
@@ -218,10 +221,25 @@ def test_conditions() -> None:
         "failed == 5",
         "calls.rate >= 500",
         "rows.rate > 1",
+        "clients >= 7",
     ):
         assert parse_condition(text).holds(totals), text
-    for text in ("call.p50 < 900us", "call.other.p99 < 1s", "age.p99 < 1s", "failed == 0", "lost > 0"):
+    for text in ("call.p50 < 900us", "call.other.p99 < 1s", "age.p99 < 1s", "failed == 0", "lost > 0", "clients > 7"):
         assert not parse_condition(text).holds(totals), text
     for text in ("p99 < 1ms", "call.p99 < 50", "call.p98 < 1s", "failed < 1ms", "call.p99 ~ 3"):
         with pytest.raises(ConditionError):
             parse_condition(text)
+
+
+def test_a_recorder_is_as_exact_as_a_histogram() -> None:
+    recorder, exact, found = Recorder(), histogram(), Histograms()
+    rng = random.Random(2)
+    for _ in range(3000):
+        seconds = 10 ** rng.uniform(-6, 3)
+        recorder.record("x", seconds)
+        exact.record_value(int(seconds * 1e6))
+    recorder.record("x", 0)
+    exact.record_value(1)
+    found.add(recorder.take())
+    assert found.by_name["x"].encode() == exact.encode()
+    assert recorder.take() == {}

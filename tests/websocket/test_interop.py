@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 from server_process import ServerProcess
-from trio_websocket import ConnectionClosed, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -46,7 +46,7 @@ class Peer:
         accepted = self.event()
         assert isinstance(accepted, AcceptConnection)
         assert accepted.subprotocol == PROTOCOL
-        assert self.event() == Ping(payload=bytearray())
+        assert self.event() == Ping(payload=b"")
         self.send(Pong(payload=b""))
         assert isinstance(self.message(), v2_client.InitialConnection)
 
@@ -97,16 +97,22 @@ def peer(server: ServerProcess, database: str) -> Iterator[Peer]:
         found.socket.close()
 
 
+async def received(ws: WebSocketConnection) -> bytes:
+    message = await ws.get_message()
+    assert isinstance(message, bytes)
+    return message
+
+
 async def test_trio_websocket_pings_and_closes(server: ServerProcess, probe_database: str) -> None:
     url = f"{server.ws_url}/v1/database/{probe_database}/subscribe"
     with trio.fail_after(PATIENCE_S):
         async with open_websocket_url(url, subprotocols=[PROTOCOL]) as ws:
             assert ws.subprotocol == PROTOCOL
-            assert len(v2_client.decode_frame(await ws.get_message())) == 1
+            assert len(v2_client.decode_frame(await received(ws))) == 1
             for payload in (b"", b"x" * 125):
                 await ws.ping(payload)  # returns with the Pong
             await ws.send_message(v2_client.one_off_query(7, "SELECT * FROM item WHERE id = 1"))
-            (answer,) = v2_client.decode_frame(await ws.get_message())
+            (answer,) = v2_client.decode_frame(await received(ws))
             assert isinstance(answer, v2_client.OneOffQueryResult)
             await ws.aclose(1001, "going away")  # returns with the answer
             assert ws.closed is not None
@@ -137,7 +143,7 @@ def test_fragments_with_control_frames_between(server: ServerProcess, probe_data
         message = one.query(300)
         one.send(BytesMessage(data=message[:1], message_finished=False))
         one.send(Ping(payload=b"between"))
-        assert one.event() == Pong(payload=bytearray(b"between"))
+        assert one.event() == Pong(payload=b"between")
         one.send(BytesMessage(data=b"", message_finished=False))
         one.send(BytesMessage(data=message[1:200], message_finished=False))
         one.send(BytesMessage(data=message[200:], message_finished=True))
