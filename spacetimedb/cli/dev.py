@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from .config import LOOPBACK
 from .init import database_name
 from .local_key import act_as_publisher
 from .logs import record_text
-from .options import OptionalValues, Settings, pass_settings, server_option, yes_option
+from .options import OptionalValues, Settings, pass_settings, project_options, server_option, yes_option
 from .packaging import find_module, program_bytes, program_files
 from .page_server import PageServer
+from .project import load_project
 from .publish import agree_to_change, check_name, module_refused
 
 START_S: Final = 30.0
@@ -58,6 +60,7 @@ LOOK_MS: Final = 2000
     help="Data of the server that is started when none answers.",
 )
 @click.option("--check-determinism", is_flag=True, help="Run every reducer twice, and fail it if the runs differ.")
+@project_options
 @yes_option
 @pass_settings
 def dev(
@@ -69,13 +72,20 @@ def dev(
     page_port: int,
     data_dir: Path,
     check_determinism: bool,
+    env: str | None,
+    no_config: bool,
     yes: frozenset[str],
 ) -> None:
     """Develops a module: publishes it to the database NAME (the directory's name if not given) now and whenever one of
     its files is saved, and prints what it logs.
 
-    If no server answers at an address of this machine, one is started, with its data below the project.
+    If no server answers at an address of this machine, one is started, with its data below the project. A project's
+    spacetime.json can name database, server, module, and a command that runs beside (`dev.run`).
     """
+    project = None if no_config else load_project(env or "dev")
+    chosen = None if project is None else project.database(name)
+    if chosen is not None:
+        name, server, module_path = chosen.name, server or chosen.server, module_path or chosen.source
     source = find_module(module_path or Path("."))
     name = name or database_name(source if source.is_dir() else source.parent)
     check_name(name)
@@ -87,6 +97,8 @@ def dev(
         where = helpers.page(folder, page_port, {"url": target.url, "database": name}) if folder.is_dir() else None
         session = Development(settings, target, source, name, yes)
         session.publish()
+        if project is not None and project.run is not None:
+            helpers.client(project.run, project.file.parent, {"url": target.url, "database": name})
         if where:
             click.echo(f"page      {where}")
         click.echo(f"dashboard {target.url}/dashboard/")
@@ -176,6 +188,7 @@ class Helpers:
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
         self._page: PageServer | None = None
+        self._client: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Helpers:
         return self
@@ -183,6 +196,10 @@ class Helpers:
     def __exit__(self, *_error: object) -> None:
         if self._page is not None:
             self._page.close()
+        if self._client is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._client.pid, signal.SIGTERM)
+            self._client.wait()
         if self._server is not None:
             self._server.terminate()
             self._server.wait()
@@ -228,6 +245,14 @@ class Helpers:
         if listens.is_set():
             click.secho("the server ended; start again with `spacetime dev`", fg="red")
         listens.set()
+
+    def client(self, command: str, folder: Path, config: dict[str, str]) -> None:
+        """Runs the project's own command, which the environment tells the database and the server's address."""
+        environment = {"SPACETIMEDB_DB_NAME": config["database"], "SPACETIMEDB_HOST": config["url"]}
+        self._client = subprocess.Popen(
+            command, shell=True, cwd=folder, env=os.environ | environment, start_new_session=True
+        )
+        click.echo(f"running   {command}")
 
     def page(self, folder: Path, port: int, config: dict[str, str]) -> str:
         """Serves the page; at another port if that one is taken. Returns where."""

@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from .options import OptionalValues, Settings, pass_settings, server_option, yes_option
+from .options import OptionalValues, Settings, pass_settings, project_options, server_option, yes_option
 from .packaging import find_module, program_bytes
+from .project import load_project
 
 if TYPE_CHECKING:
     from ..schema.definition import ModuleDef
@@ -25,10 +26,8 @@ ELSEWHERE = ("csharp", "cs", "c#", "rust", "rs", "unrealcpp", "unreal", "uecpp",
 
 
 @click.command(cls=OptionalValues)
-@click.option("-l", "--lang", required=True, help="python or typescript.")
-@click.option(
-    "-o", "--out-dir", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the files."
-)
+@click.option("-l", "--lang", help="python or typescript.")
+@click.option("-o", "--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files.")
 @click.option(
     "-p",
     "--module-path",
@@ -44,37 +43,59 @@ ELSEWHERE = ("csharp", "cs", "c#", "rust", "rs", "unrealcpp", "unreal", "uecpp",
 )
 @server_option
 @click.option("--include-private", is_flag=True, help="Private tables and functions too.")
+@project_options
 @yes_option
 @pass_settings
 def generate(
     settings: Settings,
-    lang: str,
-    out_dir: Path,
+    lang: str | None,
+    out_dir: Path | None,
     module_path: Path | None,
     bin_path: Path | None,
     database: str | None,
     module_def: IO[bytes] | None,
     server: str | None,
     include_private: bool,
+    env: str | None,
+    no_config: bool,
     yes: frozenset[str],
 ) -> None:
     """Writes files from which a client knows the tables and functions of a module.
 
+    In a project without --lang and --out-dir: those of `generate` in its spacetime.json.
+
     Files that have not changed are left alone. Generated files in --out-dir that are no longer needed are deleted,
     after a question.
     """
-    language = _language(lang)
+    agreed = "delete-data" in yes or "all" in yes
+    if lang is None and out_dir is None:
+        project = None if no_config else load_project(env)
+        entries = [] if project is None else [(t, b) for t in project.targets for b in t.bindings]
+        if not entries:
+            raise click.UsageError("--lang and --out-dir are needed (no spacetime.json has `generate` either)")
+        for target, bindings in entries:
+            definition = _definition_of(find_module(module_path or target.source or Path(".")))
+            whole = include_private or bindings.include_private
+            _generate(bindings.language, bindings.out_dir, definition, whole, agreed)
+        return
+    if lang is None or out_dir is None:
+        raise click.UsageError("--lang and --out-dir belong together")
+    _language(lang)
     if sum(given is not None for given in (module_path, bin_path, database, module_def)) > 1:
         raise click.UsageError("give one of --module-path, --bin-path, --database and --module-def")
     if database is not None:
-        target = settings.connect(server)
-        definition = _from_json(json.dumps({"V10": target.schema(target.resolve(database))}))
-        target.close()
+        running = settings.connect(server)
+        definition = _from_json(json.dumps({"V10": running.schema(running.resolve(database))}))
+        running.close()
     elif module_def is not None:
         definition = _from_json(module_def.read())
     else:
         definition = _definition_of(bin_path if bin_path is not None else find_module(module_path or Path(".")))
-    _write(out_dir, _files(language, definition, include_private), "delete-data" in yes or "all" in yes)
+    _generate(lang, out_dir, definition, include_private, agreed)
+
+
+def _generate(lang: str, out_dir: Path, definition: ModuleDef, include_private: bool, agreed: bool) -> None:
+    _write(out_dir, _files(_language(lang), definition, include_private), agreed)
     hidden = sorted(table.name for table in definition.all_tables if not table.is_public)
     if hidden and not include_private:
         click.echo(f"Skipping private tables during codegen: {', '.join(hidden)}.")

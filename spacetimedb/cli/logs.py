@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .options import OptionalValues, Settings, pass_settings, server_option, yes_option
+from .options import OptionalValues, Settings, pass_settings, project_options, server_option, yes_option
+from .project import load_project
 
 LEVELS = ("trace", "debug", "info", "warn", "error", "panic")
 COLOURS = {"warn": "yellow", "error": "red", "panic": "red", "debug": "bright_black", "trace": "bright_black"}
@@ -17,27 +18,36 @@ LINES_BEFORE_FOLLOWING = 10
 
 
 @click.command(cls=OptionalValues)
-@click.argument("database")
+@click.argument("database", required=False)
 @server_option
 @click.option("-n", "--num-lines", type=click.IntRange(0), help="Only the last so many lines.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on, until Ctrl-C.")
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("-l", "--level", type=click.Choice(LEVELS), help="Only records of this level or worse.")
 @click.option("--level-exact", is_flag=True, help="With --level: only records of just this level.")
+@project_options
 @yes_option
 @pass_settings
 def logs(
     settings: Settings,
-    database: str,
+    database: str | None,
     server: str | None,
     num_lines: int | None,
     follow: bool,
     style: str,
     level: str | None,
     level_exact: bool,
+    env: str | None,
+    no_config: bool,
     yes: frozenset[str],
 ) -> None:
-    """Prints the log of DATABASE (its owner's to read)."""
+    """Prints the log of DATABASE (its owner's to read); in a project it may be left out."""
+    project = None if no_config else load_project(env)
+    if project is not None:
+        chosen = project.database(database)
+        database, server = chosen.name, server or chosen.server
+    if database is None:
+        raise click.UsageError("which DATABASE? (there is no spacetime.json either)")
     target = settings.connect(server)
     identity = target.resolve(database)
     if follow and num_lines is None:

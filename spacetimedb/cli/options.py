@@ -76,6 +76,12 @@ def anonymous_option(function: F) -> F:
     )(function)
 
 
+def project_options(function: F) -> F:
+    """--env and --no-config, of commands that look at `spacetime.json`."""
+    function = click.option("--env", metavar="ENV", help="Take spacetime.ENV.json into account.")(function)
+    return click.option("--no-config", is_flag=True, help="Do not look at spacetime.json.")(function)
+
+
 def yes_option(function: F) -> F:
     return click.option(
         "-y",

@@ -49,12 +49,14 @@ def find_module(path: Path) -> Path:
 
 
 def program_bytes(path: Path) -> bytes:
-    """Bytes to upload for a file or a package directory."""
+    """Bytes to upload for a file (of a zip its own) or a package directory."""
     if path.is_dir():
         return zip_package(path)
     data = path.read_bytes()
     if not data.strip():
         raise click.ClickException(f"{path} is empty")
+    if data.startswith(b"PK\3\4"):
+        return data
     return _zip([(path.name, data)])
 
 

@@ -18,10 +18,12 @@ from .options import (
     anonymous_option,
     confirm,
     pass_settings,
+    project_options,
     server_option,
     yes_option,
 )
 from .packaging import find_module, program_bytes
+from .project import Target, load_project
 
 NAME_RULE = "use lower-case letters, digits and single hyphens between them, e.g. `my-game`"
 ROUTE_MISSING = (404, 405, 501)
@@ -43,6 +45,7 @@ ROUTE_MISSING = (404, 405, 501)
 )
 @click.option("--break-clients", is_flag=True, help="Allow changes after which connected clients must be rebuilt.")
 @click.option("--num-replicas", type=int, hidden=True)
+@project_options
 @yes_option
 @anonymous_option
 @pass_settings
@@ -55,15 +58,50 @@ def publish(
     delete_data: str | None,
     break_clients: bool,
     num_replicas: int | None,
+    env: str | None,
+    no_config: bool,
     yes: frozenset[str],
     anonymous: bool,
 ) -> None:
     """Uploads a module to the database NAME, which is made if it does not exist.
 
-    Without --module-path the module is looked for in the current directory.
+    Without --module-path the module is looked for in the current directory. Of a project with a spacetime.json NAME is
+    one of its databases, or a pattern (`game-*`); without NAME all are published.
     """
+    project = None if no_config else load_project(env)
+    targets = [] if project is None else project.matching(name)
+    if project is not None and not targets and name is not None:
+        click.echo(f"{name} is not in {project.file}, which is not looked at.")
+    if len(targets) > 1 and (module_path or bin_path):
+        raise click.UsageError(f"which of {', '.join(t.name or '' for t in targets)} is made of this module? Give NAME")
+    for target in targets or [Target(name, None, None, False, False, ())]:
+        given = bin_path or module_path or target.source or Path(".")
+        _publish_one(
+            settings,
+            target.name,
+            server or target.server,
+            given if bin_path is not None else find_module(given),
+            delete_data,
+            break_clients or target.break_clients,
+            num_replicas,
+            yes,
+            anonymous or target.anonymous,
+        )
+
+
+def _publish_one(
+    settings: Settings,
+    name: str | None,
+    server: str | None,
+    source: Path,
+    delete_data: str | None,
+    break_clients: bool,
+    num_replicas: int | None,
+    yes: frozenset[str],
+    anonymous: bool,
+) -> None:
+    """Publishes one module to one database, made anew without a name."""
     check_name(name)
-    source = bin_path if bin_path is not None else find_module(module_path or Path("."))
     if not source.exists():
         raise click.ClickException(f"no such file: {source}")
     program = program_bytes(source)
