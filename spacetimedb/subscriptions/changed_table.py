@@ -13,6 +13,7 @@ So a change costs O(its rows x columns with constants) and the fragments concern
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from spacetimedb.sql.catalog import TableRef
 from spacetimedb.sql.execute import RowSource
@@ -26,6 +27,8 @@ Fragments = dict[AnyFragment, None]
 RowLists = tuple[list[bytes], list[bytes]]
 """(inserts, deletes) of one table in one commit."""
 _NOTHING: RowLists = [], []
+LEAST_CHANGES: Final = 1024
+"""Changed rows that an index for searches outlives at least."""
 
 
 class ValueMap:
@@ -67,6 +70,8 @@ class ChangedTable:
         self.indexes: dict[int, RowIndex] = {}
         self.scans: dict[int, int] = {}
         """How often the table was searched for a value of a column."""
+        self.searched: dict[int, int] = {}
+        """Columns with an index that is kept for searches, and how many rows have changed since the last one."""
 
     def index(self, column: int, source: RowSource) -> RowIndex:
         """The index over a column, completed now if it is not."""
@@ -106,11 +111,26 @@ class ChangedTable:
             return _NOTHING
         lists = split(change.inserts), split(change.deletes)
         if not self.table.is_event:
+            if self.searched:
+                self._grow_old(len(lists[0]) + len(lists[1]))
             for index in self.indexes.values():
                 index.change(lists[1], lists[0])
             for edge in self.driving:
                 edge.follow(lists[1], lists[0])
         return lists
+
+    def _grow_old(self, rows: int) -> None:
+        """Lets go of indexes for searches that have cost more in changes than a search saves."""
+        for column, changed in list(self.searched.items()):
+            index = self.indexes[column]
+            if changed < max(len(index), LEAST_CHANGES):
+                self.searched[column] = changed + rows
+                continue
+            del self.searched[column]
+            self.scans.pop(column, None)
+            index.uses -= 1
+            if not index.uses:
+                del self.indexes[column]
 
 
 def split(rows: Rows) -> list[bytes]:

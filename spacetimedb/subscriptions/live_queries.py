@@ -162,9 +162,12 @@ class LiveQueries:
             entry.scans[column] = entry.scans.get(column, 0) + 1
             if entry.scans[column] < 2 or self._source.row_count(table_id) < INDEXED_ROWS:
                 return None
-            # Kept as long as the table has subscribers, also when no join needs it.
             index = entry.index(column, self._source)
-            index.uses += 1
+            if column not in entry.searched:
+                index.uses += 1
+                entry.searched[column] = 0
+        if column in entry.searched:
+            entry.searched[column] = 0
         return index.find(key)
 
     @property

@@ -11,6 +11,7 @@ from sql.sample_database import SampleDatabase, identity_of, read_table_rows, re
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.store.commit_record import Rows
 from spacetimedb.subscriptions import wire
+from spacetimedb.subscriptions.changed_table import LEAST_CHANGES
 from spacetimedb.subscriptions.live_queries import INDEXED_ROWS
 from spacetimedb.subscriptions.query import SHARED_QUERIES, SHARED_SETS
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown, Subscriptions
@@ -294,3 +295,18 @@ def test_row_lists(sizes: list[int]) -> None:
         assert block == wire.table_update(*expected) or not sizes
         head = wire.u32(1) + wire.set_head(3, 1) + wire.string("t") + wire.u32(1)
         assert read_update(head + block) == {3: [("t", [expected])]}
+
+
+def test_an_index_for_searches_goes_when_changes_cost_more_than_it_saves() -> None:
+    reader = Reader()
+    reader.change(entity=([], [[10 + n, n, 0.0] for n in range(INDEXED_ROWS)]))
+    for client in range(3):
+        reader.subscribe(client, 1, f"select * from entity where owner = {client}")
+    indexes = reader.subscriptions.tables[reader.database.tables["entity"].table_id].indexes
+    assert indexes
+    for n in range(LEAST_CHANGES):
+        reader.change(entity=([[10, 0, float(n)]], [[10, 0, float(n + 1)]]))
+    assert not indexes
+    assert reader.subscribe(7, 1, "select * from entity where owner = 0")[0][1] == [
+        reader.row("entity", 10, 0, float(LEAST_CHANGES))
+    ]
