@@ -380,6 +380,7 @@ class TransactionActor:
             if since_publish == CALLS_PER_PUBLISH:
                 since_publish = 0
                 self.publish()
+                self._show_figures()
 
     def _run_other(
         self, reader: int, kind: int, detail: int, who: Caller | None, connection: int, request_id: int, body: bytes
@@ -474,6 +475,7 @@ class TransactionActor:
         records, database.out = database.out, []
         if not records:
             return
+        database.figures.look_again()
         database.figures.batch.observe(len(records))
         ring, heap = self._ring, database.heap
         end = ring.append_batch(records) if sum(map(len, records)) <= ring.max_record else None

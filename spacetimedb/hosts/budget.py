@@ -30,7 +30,7 @@ HURRY_AFTER_S: Final = 0.05
 """How long a call may go on after its budget before the timer hurries."""
 DEFIANT_S: Final = 2.0
 DEFAULT_LIMIT_S: Final = 1.0
-_NO_CALL: Final = -1
+NO_CALL: Final = -1
 
 
 def _is_host_code(frame: FrameType | None) -> bool:
@@ -53,11 +53,11 @@ class Budget:
         "_interval_s",
         "_is_installed",
         "_is_ticking",
-        "_left",
         "_over_since",
-        "_ticks",
         "beat",
         "defied",
+        "full",
+        "left",
         "limit_s",
     )
 
@@ -69,22 +69,23 @@ class Budget:
         """Of the timer now; 0: it is stopped."""
         self._is_installed = False
         self._is_ticking = False
-        self._ticks = max(1, round(limit_s / TICK_S))
-        self._left = _NO_CALL
+        self.full = max(1, round(limit_s / TICK_S)) + 1
+        """Ticks that a call has. Its first may come early, so it has one more than its time."""
+        self.left = NO_CALL
         self._over_since = 0.0
         """When the call that runs was first told to stop; 0: it was not."""
 
     def begin(self) -> None:
-        """A call begins. Its first tick may come early, so it gets one more."""
-        self._left = self._ticks + 1
+        """A call begins; where every call counts, `left = full` is written out."""
+        self.left = self.full
 
     def begin_within(self, limit_s: float) -> None:
         """As `begin`, for something that has a limit of its own."""
-        self._left = round(limit_s / TICK_S) + 1
+        self.left = round(limit_s / TICK_S) + 1
 
     def end(self) -> None:
-        """The call has ended; ticks no longer count."""
-        self._left = _NO_CALL
+        """The call has ended; ticks no longer count. Or `left = NO_CALL`."""
+        self.left = NO_CALL
 
     @property
     def running(self) -> bool:
@@ -118,9 +119,9 @@ class Budget:
             self._is_ticking = False
 
     def _count(self, frame: FrameType | None) -> None:
-        if self._left > 0:
-            self._left -= 1
-        if self._left:  # there is no call, or it has time left
+        if self.left > 0:
+            self.left -= 1
+        if self.left:  # there is no call, or it has time left
             if self._over_since:
                 self._over_since = 0.0
                 if self._interval_s:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from spacetimedb.hosts import mail
-from spacetimedb.hosts.budget import Budget
+from spacetimedb.hosts.budget import NO_CALL, Budget
 from spacetimedb.hosts.figures import DatabaseFigures
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.memory_reserve import MemoryReserve
@@ -239,13 +239,14 @@ class Database:
             self._bad_arguments(who, reducer, request_id, timestamp, error)
             return
         self.calls += 1
+        budget = self.budget
         started = perf_counter_ns()
         self.log.function = reducer.name
         context = ReducerContext(who.identity, who.connection_id, Timestamp(timestamp), self.db, self._context)
         try:
-            self.budget.begin()
+            budget.left = budget.full
             reducer.function(context, *values)
-            self.budget.end()
+            budget.left = NO_CALL
             deltas = self.commit()
         except BaseException as error:
             self._undo(error, reducer.name, who, request_id, timestamp, started)
@@ -514,9 +515,11 @@ class Database:
     ) -> None:
         """Counts the transaction, if it is one for the log, and appends its record."""
         if reducer_id != NO_REDUCER:
-            self.reducers[reducer_id].elapsed.observe(duration_us)
-        if deltas:
-            self.figures.committed(deltas)
+            self.reducers[reducer_id].elapsed.later.append(duration_us)
+        for delta in deltas:
+            counts = self.figures.changed[delta.table_id]
+            counts[0] += len(delta.inserts)
+            counts[1] += len(delta.deletes)
         if deltas or always_logged:
             if always_logged or not deltas[0].flags & UNLOGGED or not all(d.flags & UNLOGGED for d in deltas):
                 self.horizon += 1

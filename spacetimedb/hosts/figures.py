@@ -1,7 +1,6 @@
 """What the actor measures of its database: families and the board they are on.
 
-What happens in every transaction is counted in Python objects or one histogram; `refresh` brings the rest to the board,
-a few times a second.
+What happens in every transaction is noted in Python objects; `refresh` brings it to the board, a few times a second.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from typing import Final
 
 from spacetimedb.memory.figures import COUNTER, GAUGE, HISTOGRAM, Board, Counter, Family, Histogram
 from spacetimedb.schema.system_tables import FIRST_USER_ID, ST_CLIENT_ID
-from spacetimedb.store.commit_record import TableDelta
 from spacetimedb.store.store import Store
 
 _TRANSACTION_US: Final = (10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10**7)
@@ -93,14 +91,18 @@ class DatabaseFigures:
         self.wait = board.histogram(WAIT, "")
         self.batch = board.histogram(BATCH)
         self.sql = board.histogram(ELAPSED, "Sql", "")
-        self._changed: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        self.changed: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
         """Rows inserted and deleted since the last refresh, by table."""
+        self._reducers: dict[str, Histogram] = {}
         self._tables: dict[int, tuple[str, Counter, Counter, Counter, Counter]] = {}
         self._is_shown = False
 
     def reducer(self, name: str) -> Histogram:
-        """Where the durations of a reducer's committed calls go, in microseconds."""
-        return self._board.histogram(ELAPSED, "Reducer", name)
+        """Where the durations of a reducer's committed calls go, in microseconds; `refresh` settles it."""
+        found = self._reducers.get(name)
+        if found is None:
+            found = self._reducers[name] = self._board.histogram(ELAPSED, "Reducer", name)
+        return found
 
     def procedure(self, name: str) -> Histogram:
         """The same of a procedure's transactions."""
@@ -114,25 +116,19 @@ class DatabaseFigures:
         """A scheduled call starts so long after its time."""
         self._board.histogram(DELAY, function).observe(max(delay_us, 0))
 
-    def committed(self, deltas: list[TableDelta]) -> None:
-        """Counts the rows of a transaction; 0.15 us a table."""
-        changed = self._changed
-        for delta in deltas:
-            counts = changed[delta.table_id]
-            counts[0] += len(delta.inserts)
-            counts[1] += len(delta.deletes)
-
     def look_again(self) -> None:
-        """There are other tables now."""
+        """There is something new, or there are other tables now."""
         self._is_shown = False
 
     @property
     def is_current(self) -> bool:
-        """Whether the tables' figures on the board are those of now."""
-        return self._is_shown and not self._changed
+        """Whether what `refresh` brings to the board is there."""
+        return self._is_shown
 
     def refresh(self) -> None:
-        """Brings the figures of the module's tables, and of `st_client`, to the board. O(tables)."""
+        """Brings durations, and the figures of the module's tables and of `st_client`, to the board. O(tables)."""
+        for elapsed in self._reducers.values():
+            elapsed.settle()
         tables = {n: table for n, table in self._store.tables.items() if n >= FIRST_USER_ID or n == ST_CLIENT_ID}
         for table_id in self._tables.keys() - tables.keys():
             _name, rows, size, _inserted, _deleted = self._tables.pop(table_id)
@@ -150,14 +146,14 @@ class DatabaseFigures:
                     board.counter(INSERTED, *labels),
                     board.counter(DELETED, *labels),
                 )
-            elif table_id not in self._changed:
+            elif table_id not in self.changed:
                 continue
             _name, rows, size, inserted, deleted = found
-            counts = self._changed.pop(table_id, None)
+            counts = self.changed.pop(table_id, None)
             if counts is not None:
                 inserted.add(counts[0])
                 deleted.add(counts[1])
             rows.set(table.row_count)
             size.set(table.estimated_bytes(SAMPLE_ROWS))
-        self._changed.clear()
+        self.changed.clear()
         self._is_shown = True

@@ -183,15 +183,67 @@ def build_commit(
     Complexity: O(bytes of the rows), in joins.
     """
     logged = flags & LOGGED
-    if len(deltas) == 1 and not flags & SILENT:
-        d = deltas[0]
-        n = d.row_length
-        if n and d.flags == (0 if logged else UNLOGGED):
-            if not logged:
-                inputs = b""
-            return _build_single(
-                d, n, inputs, horizon, flags, timestamp_us, reader, connection, request_id, reducer_id, duration_us
-            )
+    d = deltas[0] if len(deltas) == 1 else None
+    if d is None or not d.row_length or d.flags != (0 if logged else UNLOGGED) or flags & SILENT:
+        return _build(
+            deltas, inputs, horizon, flags, timestamp_us, reader, connection, request_id, reducer_id, duration_us
+        )
+    # The usual case: one table, rows of one length, neither event nor truncated.
+    if not logged:
+        inputs = b""
+    key = (d.table_id, len(d.inserts), len(d.deletes), d.row_length, d.flags)
+    outline = _OUTLINES.get(key) or _outline(*key)
+    base = _SINGLE_LOG_AT + len(inputs)
+    end = base + outline.length
+    padding = -end & 7
+    head = _pack_header(
+        end + padding,
+        COMMIT,
+        flags,
+        1,
+        horizon,
+        timestamp_us,
+        reader,
+        reducer_id,
+        connection,
+        request_id,
+        duration_us,
+        _SINGLE_LOG_AT,
+        len(inputs) + outline.log_length if flags else 0,
+        base,
+        0,
+    )
+    refs = outline.pack_refs(*d.deleted_refs, *d.inserted_refs)
+    return b"".join(
+        (
+            head,
+            outline.entry,
+            inputs,
+            outline.lead_in,
+            *d.inserts,
+            outline.lead_out,
+            *d.deletes,
+            outline.tail,
+            refs,
+            _PADDING[padding],
+        )
+    )
+
+
+def _build(
+    deltas: list[TableDelta],
+    inputs: bytes,
+    horizon: int,
+    flags: int,
+    timestamp_us: int,
+    reader: int,
+    connection: int,
+    request_id: int,
+    reducer_id: int,
+    duration_us: int,
+) -> bytes:
+    """`build_commit` for any transaction."""
+    logged = flags & LOGGED
     shown = [d for d in deltas if not d.flags & LOG_ONLY]
     log_at = HEADER_BYTES + ENTRY_BYTES * len(shown)
     base = at = log_at
@@ -272,62 +324,6 @@ def build_commit(
         0,
     )
     return b"".join((head, *entries, *log, *outside, padding))
-
-
-def _build_single(
-    d: TableDelta,
-    n: int,
-    inputs: bytes,
-    horizon: int,
-    flags: int,
-    timestamp_us: int,
-    reader: int,
-    connection: int,
-    request_id: int,
-    reducer_id: int,
-    duration_us: int,
-) -> bytes:
-    """`build_commit` for the usual case: one table, rows of one length, neither event nor truncated.
-
-    `inputs` is empty for a table that is not logged.
-    """
-    key = (d.table_id, len(d.inserts), len(d.deletes), n, d.flags)
-    outline = _OUTLINES.get(key) or _outline(*key)
-    base = _SINGLE_LOG_AT + len(inputs)
-    end = base + outline.length
-    padding = -end & 7
-    head = _pack_header(
-        end + padding,
-        COMMIT,
-        flags,
-        1,
-        horizon,
-        timestamp_us,
-        reader,
-        reducer_id,
-        connection,
-        request_id,
-        duration_us,
-        _SINGLE_LOG_AT,
-        len(inputs) + outline.log_length if flags else 0,
-        base,
-        0,
-    )
-    refs = outline.pack_refs(*d.deleted_refs, *d.inserted_refs)
-    return b"".join(
-        (
-            head,
-            outline.entry,
-            inputs,
-            outline.lead_in,
-            *d.inserts,
-            outline.lead_out,
-            *d.deletes,
-            outline.tail,
-            refs,
-            _PADDING[padding],
-        )
-    )
 
 
 class _Outline(msgspec.Struct, gc=False):

@@ -335,7 +335,7 @@ def test_exceptions(server: Server) -> None:
 
 
 def test_an_endless_transaction_is_stopped(server: Server) -> None:
-    server.database.budget._ticks = 5
+    server.database.budget.full = 6
     alice = server.client()
     assert server.answer(server.call(alice, "endless"))[0] is Outcome.PROCEDURE_FAILED
     assert any("endless was stopped" in line["message"] for line in server.host.log)

@@ -39,6 +39,20 @@ def test_what_is_counted_is_read(observed: list[tuple[str, int]], level: int) ->
     assert found == expected
 
 
+@given(st.lists(st.integers(0, 2000), max_size=50), st.lists(st.integers(0, 2000), max_size=5))
+def test_values_that_wait_are_counted_as_if_they_had_not(observed: list[int], before: list[int]) -> None:
+    board, other = Board(board_words(), 0, 4000), Board(board_words(), 0, 4000)
+    at_once, later = board.histogram(TIME, "a"), other.histogram(TIME, "a")
+    for value in [*before, *observed]:
+        at_once.observe(value)
+    for value in before:
+        later.observe(value)
+    later.later.extend(observed)
+    later.settle()
+    later.settle()
+    assert board.words.tolist() == other.words.tolist()
+
+
 def test_a_process_that_starts_again_goes_on_counting() -> None:
     words = board_words()
     Board(words, 0, 4096).counter(CALLS, "a").add(3)
