@@ -105,6 +105,9 @@ def test_a_package_is_packed_the_same_way_every_time(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(zip_package(first))) as archive:
         assert archive.namelist() == ["game/__init__.py", "game/b.py", "game/sub/a.py"]
         assert archive.testzip() is None
+    packed = tmp_path / "game.zip"
+    packed.write_bytes(zip_package(first))
+    assert program_bytes(packed) == packed.read_bytes()
 
 
 def test_which_module_is_meant(tmp_path: Path) -> None:

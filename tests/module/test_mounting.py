@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import zipfile
 
 import pytest
@@ -51,6 +53,22 @@ def long_lines(ctx: AnonymousViewContext) -> list[Line]:
 @m.procedure
 def count(ctx: ProcedureContext) -> u32:
     return ctx.with_tx(lambda tx: tx.db[Line].count())
+
+@m.reducer
+def refuse(ctx: ReducerContext) -> None:
+    raise ReducerError("refused in lib")
+
+@m.reducer
+def crash(ctx: ReducerContext) -> None:
+    write(ctx, 1 / 0)
+
+@m.view
+def broken(ctx: AnonymousViewContext) -> list[Line]:
+    return [ctx.db[Line].id.get(7)]
+
+@m.http.get("/health")
+def health(ctx: HttpContext, request: Request) -> Response:
+    return Response("well")
 """
 ROOT = """
 from spacetimedb import *
@@ -219,7 +237,7 @@ def test_on_a_server(server: ServerProcess) -> None:
     assert server.sql("mounted", "SELECT * FROM lib.long_lines") == [[1, "hello world"]]
     assert server.call("mounted", "lib.count").json() == 2
     names = server.sql("mounted", "SELECT table_name FROM st_table WHERE table_type = 'user'")
-    assert sorted(name for (name,) in names) == ["lib.line", "lib.long_lines", "line"]
+    assert sorted(name for (name,) in names) == ["lib.broken", "lib.line", "lib.long_lines", "line"]
     with pytest.raises(RequestFailed, match="404"):
         server.call("mounted", "write", "hi")
 
@@ -235,3 +253,35 @@ def test_on_a_server(server: ServerProcess) -> None:
             ]
 
     trio.run(client)
+
+
+def test_what_a_server_says_about_mounted_functions(server: ServerProcess) -> None:
+    """Errors and log name them as clients do."""
+    server.publish(package(__init__=ROOT, log=LOG), "mounted-errors")
+    for call, text in (
+        (("lib.refuse",), r"530: refused in lib$"),
+        (("lib.crash",), r"530: The instance encountered a fatal error\.$"),
+        (("lib.write", 5), r"400: invalid arguments for reducer lib\.write"),
+        (("lib.nothing",), r"404: No such procedure"),
+        (("lib.health",), r"404: No such procedure"),
+    ):
+        with pytest.raises(RequestFailed, match=text):
+            server.call("mounted-errors", *call)
+    server.call("mounted-errors", "lib.write", "one")
+    for statement, text in (
+        ("SELECT * FROM lib.broken", "Error materializing view `lib.broken`"),
+        ("SELECT * FROM lib.nothing", "no such table: `lib.nothing`"),
+        ("INSERT INTO lib.line (id, text) VALUES (1, 'two')", "in table 'lib.line': column"),
+        (
+            "INSERT INTO lib.broken (id, text) VALUES (1, 'two')",
+            "`lib.broken` is a view; DML on views is not supported",
+        ),
+    ):
+        with pytest.raises(RequestFailed, match=re.escape(text)):
+            server.sql("mounted-errors", statement)
+    with pytest.raises(RequestFailed, match="404: Database has not registered a handler for this route"):
+        server.request("GET", "/v1/database/mounted-errors/route/health")
+    lines = [json.loads(line) for line in server.request("GET", "/v1/database/mounted-errors/logs").text.splitlines()]
+    told = {(line["level"], line["function"]) for line in lines}
+    assert {("Error", "lib.refuse"), ("Panic", "lib.crash"), ("Panic", "lib.broken")} <= told
+    assert any("HTTP routes of the mounted module `lib` are not served: `/health`" in line["message"] for line in lines)
