@@ -26,12 +26,12 @@ async def request(server: Server, method: object, path: str = HOST, **params: An
     return reply
 
 
-async def use(server: Server, tool: str, path: str = HOST, **arguments: Any) -> tuple[str, bool] | str:
-    """A tool's (text, isError), or the message of a refusal of its arguments."""
+async def use(server: Server, tool: str, path: str = HOST, **arguments: Any) -> tuple[str, bool | None]:
+    """A tool's (text, isError); (message, None) if its arguments were refused."""
     reply = await request(server, "tools/call", path, name=tool, arguments=arguments)
     if "error" in reply:
         assert reply["error"]["code"] == -32602
-        return str(reply["error"]["message"])
+        return reply["error"]["message"], None
     (content,) = reply["result"]["content"]
     assert content["type"] == "text"
     return content["text"], reply["result"]["isError"]
@@ -84,9 +84,9 @@ async def test_tools(scoped: bool) -> None:
     assert await use(server, "get_schema", path, **where) == ('{"version":9}', False)
     rows, failed = await use(server, "sql", path, sql="SELECT", confirmed=False, **where)
     assert (json.loads(rows)[0]["rows"], failed) == ([[1]], False)
-    assert server.backend.calls[-1] == ("sql", "SELECT", False)
+    assert server.backend.calls[-1:] == [("sql", "SELECT", False)]
     await use(server, "sql", path, sql="SELECT", confirmed="no", **where)
-    assert server.backend.calls[-1] == ("sql", "SELECT", True)
+    assert server.backend.calls[-1:] == [("sql", "SELECT", True)]
     assert await use(server, "sql", path, sql="", **where) == ("Empty SQL query", True)
 
     server.backend.outcomes = {
@@ -101,7 +101,7 @@ async def test_tools(scoped: bool) -> None:
         "reducer 'fine' committed",
         False,
     )
-    assert server.backend.calls[-1] == ("call", "fine", '[1, "\\u00e9"]')
+    assert server.backend.calls[-1:] == [("call", "fine", '[1, "\\u00e9"]')]
     for reducer, text in {
         "bad": "reducer 'bad' failed: why",
         "trap": "reducer 'trap' failed: The instance encountered a fatal error.",
@@ -112,7 +112,7 @@ async def test_tools(scoped: bool) -> None:
     }.items():
         assert await use(server, "call", path, reducer=reducer, args=None, **where) == (text, True)
     if scoped:
-        assert await use(server, "list_databases", path) == "unknown tool: list_databases"
+        assert await use(server, "list_databases", path) == ("unknown tool: list_databases", None)
     else:
         listed, _ = await use(server, "list_databases")
         assert json.loads(listed) == {"databases": [{"identity": identity, "names": ["foo"]}]}
@@ -123,17 +123,16 @@ async def test_mistakes_in_arguments() -> None:
     await server.publish()
     assert (await request(server, "tools/call"))["error"]["message"] == "missing params"
     assert (await request(server, "tools/call", x=1))["error"]["message"] == "missing tool name"
-    assert await use(server, "drop") == "unknown tool: drop"
-    assert await use(server, "sql", sql="SELECT") == "database argument must be a string"
-    assert await use(server, "sql", database="foo") == "sql argument must be a string"
-    assert await use(server, "call", database="foo", reducer=1) == "reducer argument must be a string"
-    assert await use(server, "call", database="foo", reducer="a", args={}) == "args must be a JSON array"
-    refused = await use(server, "get_schema", database="No Name")
-    assert isinstance(refused, str)
+    assert await use(server, "drop") == ("unknown tool: drop", None)
+    assert await use(server, "sql", sql="SELECT") == ("database argument must be a string", None)
+    assert await use(server, "sql", database="foo") == ("sql argument must be a string", None)
+    assert await use(server, "call", database="foo", reducer=1) == ("reducer argument must be a string", None)
+    assert await use(server, "call", database="foo", reducer="a", args={}) == ("args must be a JSON array", None)
+    refused, _ = await use(server, "get_schema", database="No Name")
     assert refused.startswith("invalid database 'No Name': ")
     assert await use(server, "get_schema", database="nobody") == ("`nobody` not found", True)
     assert await use(server, "get_schema", "/v1/database/nobody/mcp") == ("`nobody` not found", True)
     answer = await send(server, {"id": 1, "method": "initialize"}, "/v1/database/nobody/mcp")
     assert json.loads(body_of(answer))["result"]["protocolVersion"] == "2025-06-18"
-    long = await use(server, "get_schema", "/v1/database/" + "x" * 100_000 + "/mcp")
-    assert len(long[0]) == 64 * 1024
+    long, _ = await use(server, "get_schema", "/v1/database/" + "x" * 100_000 + "/mcp")
+    assert len(long) == 64 * 1024
