@@ -39,7 +39,7 @@ UPDATE_AGE: Final = Family(
     1e-6,
     _AGE_US,
 )
-SPAWNED: Final = Family("spacetime_worker_ws_clients_spawned_total", COUNTER, "WebSocket clients that connected.")
+SPAWNED: Final = Family("spacetime_worker_ws_clients_spawned", GAUGE, "WebSocket clients that connected.")
 ENDED: Final = Family(
     "spacetime_worker_ws_client_disconnections_total", COUNTER, "Ends of WebSocket connections.", ("cause",)
 )
@@ -49,9 +49,7 @@ REJECTED: Final = Family(
     "WebSocket clients that were not let in: the module's hook refused.",
     ("cause",),
 )
-SUBSCRIBED: Final = Family(
-    "spacetime_num_queries_subscribed_total", COUNTER, "Queries of query sets that clients asked for."
-)
+SUBSCRIBED: Final = Family("spacetime_num_queries_subscribed", COUNTER, "Queries of query sets that clients asked for.")
 COMPILE: Final = Family(
     "spacetime_subscription_compile_time_sec",
     HISTOGRAM,

@@ -96,7 +96,7 @@ READER_WORDS: Final = (
     ("spacetime_websocket_requests_total", "counter", "Reducer calls over WebSocket.", words.READER_CALLS),
     ("spacetime_websocket_sent_messages_total", "counter", "Messages sent to clients.", words.READER_MESSAGES),
     ("spacetime_websocket_sent_bytes_total", "counter", "Bytes of messages sent to clients.", words.READER_BYTES),
-    ("spacetime_worker_ws_clients_aborted_total", "counter", "Clients dropped for slowness.", words.READER_DROPPED),
+    ("spacetime_worker_ws_clients_aborted", "gauge", "Clients dropped for slowness.", words.READER_DROPPED),
 )
 """Words of each reader, summed."""
 QUERY_FIGURES: Final[tuple[tuple[str, str, str, Callable[[QueryCost], float]], ...]] = (

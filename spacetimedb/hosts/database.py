@@ -435,7 +435,8 @@ class Database:
             self.run(reducer, self._self, timestamp, (row,))
             deltas = self.commit()
         except BaseException as error:
-            self.rolled_back(error, reducer.name, timestamp)
+            outcome, _ = self.rolled_back(error, reducer.name, timestamp)
+            self.figures.undone(reducer.name, outcome.name.lower(), (perf_counter_ns() - started) // 1000)
         else:
             duration = (perf_counter_ns() - started) // 1000
             if deltas:
@@ -545,6 +546,7 @@ class Database:
         self, error: BaseException, function: str, who: Caller, request_id: int, timestamp: int, started: int
     ) -> None:
         outcome, text = self.rolled_back(error, function, timestamp)
+        self.figures.undone(function, outcome.name.lower(), (perf_counter_ns() - started) // 1000)
         self.answer(outcome, who, request_id, timestamp, text, started)
 
     def rolled_back(self, error: BaseException, function: str, timestamp: int) -> tuple[Outcome, str]:

@@ -45,6 +45,14 @@ FAILED: Final = Family(
     "long).",
     ("reducer", "outcome"),
 )
+UNDONE: Final = Family(
+    "spacetime_reducer_failure_seconds",
+    HISTOGRAM,
+    "Duration of calls that ended in an error.",
+    ("reducer", "outcome"),
+    1e-6,
+    _TRANSACTION_US,
+)
 WAIT: Final = Family(
     "spacetime_reducer_wait_time_sec",
     HISTOGRAM,
@@ -77,7 +85,7 @@ INSERTED: Final = Family(
 DELETED: Final = Family(
     "spacetime_num_rows_deleted_total", COUNTER, "Rows deleted by transactions.", ("table_id", "table_name")
 )
-FAMILIES: Final = (ELAPSED, FAILED, WAIT, BATCH, DELAY, TABLE_ROWS, TABLE_BYTES, INSERTED, DELETED)
+FAMILIES: Final = (ELAPSED, FAILED, UNDONE, WAIT, BATCH, DELAY, TABLE_ROWS, TABLE_BYTES, INSERTED, DELETED)
 
 SAMPLE_ROWS: Final = 64
 
@@ -111,6 +119,10 @@ class DatabaseFigures:
     def failed(self, function: str, outcome: str) -> None:
         """A call changed nothing."""
         self._board.counter(FAILED, function, outcome).add()
+
+    def undone(self, function: str, outcome: str, duration_us: int) -> None:
+        """How long it took until a call changed nothing."""
+        self._board.histogram(UNDONE, function, outcome).observe(duration_us)
 
     def delayed(self, function: str, delay_us: int) -> None:
         """A scheduled call starts so long after its time."""

@@ -31,7 +31,7 @@ function charts() {
       rates('process_cpu_seconds_total'), { least: 0.1 }),
     chart('Log sync', seconds, percentiles, times(SYNC), { least: 1e-4 }),
     chart('Errors', perSecond, [{ name: 'failed', colour: 5 }, { name: 'dropped', colour: 3 }],
-      rates('spacetime_reducer_errors_total', 'spacetime_worker_ws_clients_aborted_total')),
+      rates('spacetime_reducer_errors_total', 'spacetime_worker_ws_clients_aborted')),
   ];
 }
 
