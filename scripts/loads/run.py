@@ -24,10 +24,10 @@ class Load(NamedTuple):
 
 
 LOADS = {
-    "closed": Load("pings", "pings", "--workers 1 --clients 200 --seconds 15 --warm-up 5"),
+    "closed": Load("pingers", "pings", "--workers 1 --clients 200 --seconds 15 --warm-up 5"),
     "rows": Load("rows", "ticker", "--workers 1 --clients 10 --seconds 15 --warm-up 5 --unconfirmed"),
     "players": Load(
-        "pings",
+        "pingers",
         "pings",
         "--stage 30s:5000 --stage 70s:5000 --rate 5000 --warm-up 40 --connect-rate 250",
     ),
