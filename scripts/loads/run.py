@@ -25,7 +25,7 @@ class Load(NamedTuple):
 
 LOADS = {
     "closed": Load("pingers", "pings", "--workers 1 --clients 200 --seconds 15 --warm-up 5"),
-    "rows": Load("rows", "ticker", "--workers 1 --clients 10 --seconds 15 --warm-up 5 --unconfirmed"),
+    "rows": Load("watchers", "ticker", "--workers 1 --clients 10 --seconds 15 --warm-up 5 --unconfirmed"),
     "players": Load(
         "pingers",
         "pings",
