@@ -24,12 +24,12 @@ class Load(NamedTuple):
 
 
 LOADS = {
-    "closed": Load("pingers", "pings", "--workers 1 --clients 200 --seconds 15 --warm-up 5"),
+    "closed": Load("pingers", "pings", "--workers 1 --clients 200 --think 0 --seconds 15 --warm-up 5"),
     "rows": Load("watchers", "ticker", "--workers 1 --clients 10 --seconds 15 --warm-up 5 --unconfirmed"),
     "players": Load(
         "pingers",
         "pings",
-        "--stage 30s:5000 --stage 70s:5000 --rate 5000 --warm-up 40 --connect-rate 250",
+        "--stage 40s:5000 --stage 70s:5000 --rate 5000 --warm-up 50 --connect-rate 250",
     ),
     "idle": Load("idle", "pings", "--stage 40s:10000 --stage 50s:10000 --warm-up 60 --connect-rate 300"),
     "game": Load("game", "agar", "--clients 400 --find=age.p99<100ms"),
