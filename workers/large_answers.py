@@ -17,7 +17,7 @@ import trio
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol.frames import BINARY, CONTINUATION, MAX_FRAME_PAYLOAD, TEXT, server_frame
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.execute import SelectResult, execute_select
+from spacetimedb.sql.execute import SelectResult, execute_select, select_steps
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.sql.shaping import Shaper
 from spacetimedb.subscriptions.large_rows import LargeRows
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from spacetimedb.workers.database_link import DatabaseLink
 
 SLICE_S: Final = 0.003
+JOINED_ROWS: Final = 2048
+"""Rows of the tables of a join from which on it is done in pieces."""
 UNCOMPRESSED: Final = b"\0"
 PLACEHOLDER_BYTES: Final = 2
 """Enough for an object of its own: Python shares shorter ones."""
@@ -192,13 +194,16 @@ async def indexes_built(link: DatabaseLink, table: TableRef, columns: Sequence[i
 
 
 async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
-    """Runs a plan on the rows of this moment. A scan of a large table is done in pieces, others have turns in between.
+    """Runs a plan on the rows of this moment. What takes long is done in pieces, others have turns in between.
 
     Raises SqlError, DatabaseGone.
     """
-    if not _is_large_scan(link, plan):
+    if _is_large_scan(link, plan):
+        steps = _scan(link, plan)
+    elif _is_large_join(link, plan):
+        steps = _join(link, plan)
+    else:
         return execute_select(plan, link)
-    steps = _scan(link, plan)
     try:
         while True:
             until = perf_counter() + SLICE_S
@@ -238,11 +243,29 @@ def _scan(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectR
             yield
     finally:
         snapshot.close()
-    return execute_select(plan, _Picked(rows)) if shaper is None else SelectResult(plan.columns, shaper.result())
+    if shaper is not None:
+        return SelectResult(plan.columns, shaper.result())
+    return execute_select(plan, _Gathered({plan.table.table_id: rows}))
+
+
+def _join(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectResult]:
+    """Runs a plan over several tables as they are now, some thousand rows at a time. Raises SqlError."""
+    snapshots = {table_id: link.snapshot(table_id) for table_id in plan.stored_tables}
+    tables: dict[int, list[bytes]] = {}
+    try:
+        for table_id, snapshot in snapshots.items():
+            rows = tables[table_id] = []
+            for batch in snapshot.batches():
+                rows += batch
+                yield
+    finally:
+        for snapshot in snapshots.values():
+            snapshot.close()
+    return (yield from select_steps(plan, _Gathered(tables)))
 
 
 class LargeOneOff:
-    """The answer to a one-off query over a large table. When `larges` are gathered and `steps` done, `parts` gives its
+    """The answer to a one-off query that takes long. When `larges` are gathered and `steps` done, `parts` gives its
     SingleTableRows or raises SqlError."""
 
     def __init__(self, link: DatabaseLink, plan: SelectPlan) -> None:
@@ -251,7 +274,9 @@ class LargeOneOff:
         self._rows = b""
         self._error: SqlError | None = None
         self._name = string(plan.table.name)
-        if plan.returned is not None and plan.shaping is None and plan.limit is None:
+        if not _is_large_scan(link, plan):
+            self.steps = self._run(_join(link, plan))
+        elif plan.returned is not None and plan.shaping is None and plan.limit is None:
             table = plan.table
             snapshot = link.snapshot(table.table_id)
             select = None if plan.filter is None else plan.select
@@ -260,6 +285,8 @@ class LargeOneOff:
             self.larges.append(large)
         else:
             self.steps = self._run(_scan(link, plan))
+
+        next(self.steps, None)  # takes its snapshots now
 
     def _run(self, scan: Generator[None, None, SelectResult]) -> Iterator[None]:
         try:
@@ -277,7 +304,7 @@ class LargeOneOff:
 
 def large_one_off(link: DatabaseLink, query: OneOff) -> LargeOneOff | None:
     """The answer to a one-off query if it takes long; None if it is better given at once."""
-    if query.explained is not None or not _is_large_scan(link, query.plan):
+    if query.explained is not None or not (_is_large_scan(link, query.plan) or _is_large_join(link, query.plan)):
         return None
     return LargeOneOff(link, query.plan)
 
@@ -293,19 +320,34 @@ def _is_large_scan(link: DatabaseLink, plan: SelectPlan) -> bool:
     return not any(link.find(table.table_id, column, value.key) is not None for column, value in equalities.items())
 
 
-class _Picked:
-    """The rows of one table that a plan picks."""
+def _is_large_join(link: DatabaseLink, plan: SelectPlan) -> bool:
+    """Whether the plan joins tables, or has several fragments, and looks at many rows for that."""
+    rows = 0
+    for fragment in plan.fragments:
+        if fragment.is_single:
+            if not plan.others:
+                return False
+            table_id = fragment.table.table_id
+            equalities = fragment.equalities()
+            if any(link.find(table_id, column, value.key) is not None for column, value in equalities.items()):
+                continue
+        rows += sum(link.row_count(r.table.table_id) for r in fragment.relvars if not r.table.is_event)
+    return rows >= JOINED_ROWS
 
-    def __init__(self, rows: list[bytes]) -> None:
-        self._rows = rows
+
+class _Gathered:
+    """Rows of tables, by id."""
+
+    def __init__(self, tables: dict[int, list[bytes]]) -> None:
+        self._tables = tables
 
     def rows(self, table_id: int) -> list[bytes]:
         """All of them."""
-        return self._rows
+        return self._tables[table_id]
 
     def row_count(self, table_id: int) -> int:
         """How many there are."""
-        return len(self._rows)
+        return len(self._tables[table_id])
 
     def find(self, table_id: int, column: int, key: bytes) -> None:
         """There are no indexes to look into."""

@@ -45,6 +45,14 @@ def test_joins_out_of_tables_that_nobody_knows(server: ServerProcess) -> None:
         reader.settle()
     compare(writers[0], readers)
     assert all(reader.updates for reader in readers)
+    asked = "SELECT things.* FROM things JOIN places ON things.id = places.id WHERE places.chunk = 0"
+    readers[0].client.send(v2.one_off_query(readers[0].request(), asked))
+    answer = readers[0].client.receive(PATIENCE_S)
+    assert isinstance(answer, v2.OneOffQueryResult)
+    assert answer.tables is not None
+    assert Counter(("things", row) for row in answer.tables[0].rows.rows()) == readers[0].bags[0]
+    joined = "SELECT COUNT(*) AS n FROM things JOIN places ON things.id = places.id"
+    assert server.sql(DATABASE, joined) == [[ROWS]]
     for client in (*writers, *readers):
         client.client.drop()
 
