@@ -200,6 +200,10 @@ class Table(Generic[R]):
 
     def _apply(self, inserts: list[Row], in_keys: list[bytes], deletes: list[Row], out_keys: list[bytes]) -> Happened:
         rows, extra = self.rows, self.extra
+        if in_keys == out_keys and not extra:
+            fresh = dict(zip(in_keys, inserts, strict=True))
+            if len(fresh) == len(in_keys) and fresh.keys() <= rows.keys():
+                return self._update_all(fresh)
         net: dict[bytes, int] = {}
         for key in in_keys:
             net[key] = net.get(key, 0) + 1
@@ -236,6 +240,22 @@ class Table(Generic[R]):
             self._set_count(key, 1)
             del rows[key]
             happened.append((old, None))
+        self._forget_old(happened)
+        return happened if self.has_listeners else _NOTHING
+
+    def _update_all(self, fresh: dict[bytes, Row]) -> Happened:
+        """Updates of rows that are here, each held by one query: what most messages bring."""
+        rows = self.rows
+        if self._indexes is None and not self.objects and not self.has_listeners:
+            rows.update(fresh)
+            return _NOTHING
+        happened: Happened = [(rows[key], row) for key, row in fresh.items() if rows[key] != row]
+        rows.update(fresh)
+        self._forget_old(happened)
+        return happened if self.has_listeners else _NOTHING
+
+    def _forget_old(self, happened: Happened) -> None:
+        """Indexes and objects follow."""
         if self._indexes is not None:
             for old, new in happened:
                 if old is not None:
@@ -246,7 +266,6 @@ class Table(Generic[R]):
             for old, _ in happened:
                 if old is not None:
                     self.objects.pop(old, None)
-        return happened if self.has_listeners else _NOTHING
 
     def _set_count(self, key: bytes, count: int) -> None:
         if count > 1:
