@@ -77,7 +77,7 @@ WORDS: Final[tuple[tuple[str, str, str, Callable[[memoryview], float]], ...]] = 
         lambda block: block[words.RING_STALLS],
     ),
     (
-        "spacetime_worker_instance_operation_queue_length",
+        "spacetime_mailbox_bytes",
         "gauge",
         "Bytes the actor found in its mailboxes when it last looked.",
         lambda block: block[words.MAILBOX_DEPTH],

@@ -1,7 +1,8 @@
 """What live queries cost at all readers of a database.
 
-The most expensive ones stand on a notice of each reader in the control block, renewed once a second while something
-happens: whoever answers a scrape reads them there (`shown`), and nobody is interrupted.
+The most expensive ones stand on a notice of each reader in the control block, renewed while something happens: whoever
+answers a scrape reads them there (`shown`), and nobody is interrupted. A renewal looks at all live queries (1 us each);
+it is done once a second, of more than RENEWED_PER_S queries less often.
 
 About one text a reader asks the others, through the actor and the commit ring:
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from spacetimedb.workers.database_link import DatabaseLink
 
 PATIENCE_S: Final = 0.5
+RENEWED_PER_S: Final = 1000
 SHOWN_QUERIES: Final = 10
 """The most expensive queries of a database that are told without being named."""
 
@@ -84,6 +86,8 @@ class QueryCosts:
         self._last = 0
         self._notice = link.control.reader_notice(link.reader)
         self._is_showing = False
+        self._due = 0.0
+        """When the notice may be renewed."""
 
     def ask(self, text: str, is_owner: bool, then: Callable[[list[QueryCost]], None]) -> None:
         """Calls `then` with what the other readers have; once, soon."""
@@ -109,12 +113,14 @@ class QueryCosts:
             await done.wait()
         return found
 
-    def show(self) -> None:
-        """Renews the notice, in short pieces beside other work. To be called now and then."""
-        if self._is_showing:
-            return
-        self._is_showing = True
+    def show(self) -> bool:
+        """Renews the notice, in short pieces beside other work. False: too early, this is to be called again."""
         link = self._link
+        now = trio.current_time()
+        if self._is_showing or now < self._due:
+            return False
+        self._is_showing = True
+        self._due = now + link.subscriptions.query_count / RENEWED_PER_S
         steps = link.subscriptions.most_expensive(SHOWN_QUERIES)
 
         def step() -> bool:
@@ -129,6 +135,7 @@ class QueryCosts:
             return True
 
         link.lane.slices.add(step)
+        return True
 
     def follow(self, record: bytes) -> None:
         """A RELAYED record of the ring."""

@@ -244,9 +244,8 @@ class Reader:
                 link.forget_unused_tables()
                 link.costs.expire()
                 self._show_figures(link)
-                link.costs.show()
-                if link.has_unused_tables:
-                    self.lane.active.set()  # they are kept for a while: look again
+                if not link.costs.show() or link.has_unused_tables:
+                    self.lane.active.set()  # look again: costs are shown later, tables are kept for a while
 
     def _show_figures(self, link: DatabaseLink) -> None:
         block = link.control

@@ -13,7 +13,7 @@ _LINE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 PATIENCE_S: Final = 2.0
 CPU, MEMORY = "process_cpu_seconds_total", "process_resident_memory_bytes"
 QUEUE, LAG, CLIENTS = (
-    "spacetime_worker_instance_operation_queue_length",
+    "spacetime_mailbox_bytes",
     "spacetime_fan_out_lag_bytes",
     "spacetime_worker_connected_clients",
 )

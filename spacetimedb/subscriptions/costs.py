@@ -57,8 +57,12 @@ class TableStatistics:
 
 def cost_of(query: Query) -> QueryCost:
     """The counters of a query."""
-    subscribers = sum(len(audience.clients) for audience in query.audiences)
-    return QueryCost(query.text, subscribers, query.evaluations, query.rows_out, query.seconds)
+    return QueryCost(query.text, subscribers_of(query), query.evaluations, query.rows_out, query.seconds)
+
+
+def subscribers_of(query: Query) -> int:
+    """How many clients have it."""
+    return sum(len(audience.clients) for audience in query.audiences)
 
 
 def most_expensive_of(queries: Iterable[Query], count: int) -> Generator[None, None, list[QueryCost]]:
@@ -71,17 +75,17 @@ def most_expensive_of(queries: Iterable[Query], count: int) -> Generator[None, N
         sums[text] = sums.get(text, 0.0) + query.seconds + query.rows_out * ROW_SECONDS
         if not at % STEP_QUERIES:
             yield
-    shown = set(nlargest(count, sums, key=sums.__getitem__))
-    costs: list[QueryCost] = []
+    costs = {text: QueryCost(text, 0, 0, 0, 0.0) for text in nlargest(count, sums, key=sums.__getitem__)}
     for at, query in enumerate(queries, 1):
-        text = query.text[:SHOWN_CHARACTERS]
-        if text in shown:
-            cost = cost_of(query)
-            cost.text = text
-            costs.append(cost)
+        cost = costs.get(query.text[:SHOWN_CHARACTERS])
+        if cost is not None:
+            cost.subscribers += subscribers_of(query)
+            cost.evaluations += query.evaluations
+            cost.rows += query.rows_out
+            cost.seconds += query.seconds
         if not at % STEP_QUERIES:
             yield
-    return added_up(costs)
+    return list(costs.values())
 
 
 def added_up(costs: Iterable[QueryCost]) -> list[QueryCost]:

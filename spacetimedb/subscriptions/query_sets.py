@@ -147,6 +147,11 @@ class Subscriptions:
         text = text.strip()
         return [cost_of(q) for q in self._queries.values() if q.text == text and (is_owner or not q.is_owner)]
 
+    @property
+    def query_count(self) -> int:
+        """Live queries."""
+        return len(self._queries)
+
     def most_expensive(self, count: int) -> Generator[None, None, list[QueryCost]]:
         """Step by step: the live queries that took most; one text in several roles counts as one."""
         return most_expensive_of(self._queries.values(), count)
