@@ -6,6 +6,7 @@ behind it. Everything else of the reader goes on meanwhile, at most SLICE_S late
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from time import perf_counter
@@ -20,10 +21,10 @@ from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import SelectResult, execute_select, select_steps
 from spacetimedb.sql.select_plan import SelectPlan
 from spacetimedb.sql.shaping import Shaper
-from spacetimedb.subscriptions.large_rows import LargeRows
+from spacetimedb.subscriptions.large_rows import ROWS_PER_PART, LargeRows
 from spacetimedb.subscriptions.large_tables import LARGE_TABLE
 from spacetimedb.subscriptions.one_off import OneOff
-from spacetimedb.subscriptions.wire import row_list_of, string
+from spacetimedb.subscriptions.wire import row_list_head, string
 from spacetimedb.workers.waiter import DatabaseGone
 
 if TYPE_CHECKING:
@@ -271,7 +272,8 @@ class LargeOneOff:
     def __init__(self, link: DatabaseLink, plan: SelectPlan) -> None:
         self.larges: list[LargeRows] = []
         self.steps: Iterator[None] = iter(())
-        self._rows = b""
+        self._rows: list[bytes] = []
+        """The row list in parts."""
         self._error: SqlError | None = None
         self._name = string(plan.table.name)
         if not _is_large_scan(link, plan):
@@ -291,15 +293,24 @@ class LargeOneOff:
     def _run(self, scan: Generator[None, None, SelectResult]) -> Iterator[None]:
         try:
             result = yield from scan
-            self._rows = row_list_of(result.rows)
         except SqlError as error:
             self._error = error
+            return
+        rows = result.rows
+        parts: list[bytes] = []
+        lengths = array("I")
+        for at in range(0, len(rows), ROWS_PER_PART):
+            piece = rows[at : at + ROWS_PER_PART]
+            parts.append(b"".join(piece))
+            lengths.extend(map(len, piece))
+            yield
+        self._rows = [row_list_head(sum(map(len, parts)), len(rows), lengths), *parts]
 
     def parts(self) -> list[Part]:
         """See the class."""
         if self._error is not None:
             raise self._error
-        return list(self.larges) or [self._name + self._rows]
+        return list(self.larges) or [self._name, *self._rows]
 
 
 def large_one_off(link: DatabaseLink, query: OneOff) -> LargeOneOff | None:

@@ -96,7 +96,9 @@ def _execute(plan: SelectPlan, source: RowSource) -> Generator[None, None, Selec
     out: list[bytes] = []
     at = plan.returned
     project = None if plan.picked is None else compile_projection(_layouts(plan), list(plan.picked))
-    for piece in _pieces(joined):
+    while joined:  # so they go in pieces, too
+        piece = joined[-PIECE_ROWS:]
+        del joined[-PIECE_ROWS:]
         if at is not None:
             out += [rows[at] for rows in piece]
         elif project is not None:
@@ -164,7 +166,16 @@ def _joined(plan: SelectPlan, source: RowSource) -> Generator[None, None, list[t
     if not plan.is_single:
         return (yield from _join(plan, source))
     rows = yield from _matching(plan, source)
-    return [(row,) for row in rows]
+    return (yield from _alone(rows))
+
+
+def _alone(rows: Sequence[bytes]) -> Generator[None, None, list[tuple[bytes, ...]]]:
+    """Tuples of one row each."""
+    out: list[tuple[bytes, ...]] = []
+    for piece in _pieces(rows):
+        out += [(row,) for row in piece]
+        yield
+    return out
 
 
 def _layouts(plan: SelectPlan) -> dict[int, RowLayout]:
@@ -182,7 +193,7 @@ def _join(plan: SelectPlan, source: RowSource) -> Generator[None, None, list[tup
         else:
             pending.append((tables, term))
     first = yield from _own_rows(plan, 0, own[0], source)
-    joined: list[tuple[bytes, ...]] = [(row,) for row in first]
+    joined: list[tuple[bytes, ...]] = yield from _alone(first)
     budget = MAX_JOINED_ROWS
     for number in range(1, len(plan.relvars)):
         rows = yield from _own_rows(plan, number, own[number], source)
@@ -215,18 +226,23 @@ def _step(
 ) -> Generator[None, None, tuple[list[tuple[bytes, ...]], int]]:
     """Joins one more table; gives the tuples and what is left of the budget."""
     out: list[tuple[bytes, ...]] = []
-    by_key: dict[bytes, list[bytes]] = {}
+    by_key: dict[bytes, bytes | list[bytes]] = {}  # a list per row would be work for the garbage collector
     if on is not None:
         keys_of = key_functions(layouts[on.joined.relvar], on.joined.column)[1]
         for piece in _pieces(rows):
             for row, key in zip(piece, keys_of(piece), strict=True):
-                by_key.setdefault(key, []).append(row)
+                there = by_key.setdefault(key, row)
+                if isinstance(there, list):
+                    there.append(row)
+                elif there is not row:
+                    by_key[key] = [there, row]
             yield
         key_of = key_functions(layouts[on.earlier.relvar], on.earlier.column)[0]
         at = on.earlier.relvar
     done = 0
     for left in joined:
-        partners: Sequence[bytes] = rows if on is None else by_key.get(key_of(left[at]), ())
+        found = rows if on is None else by_key.get(key_of(left[at]), ())
+        partners: Sequence[bytes] = (found,) if isinstance(found, bytes) else found
         budget -= len(partners)
         if budget < 0:
             raise SqlError(f"The query joins more than {MAX_JOINED_ROWS} rows")
