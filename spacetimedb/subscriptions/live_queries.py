@@ -95,6 +95,15 @@ class LiveQueries:
                     self._want_join(wanted, plan)
         return wanted
 
+    def can_start(self, query: Query) -> bool:
+        """Whether a query can be started with what is known. One over single tables always can, as long as nobody asks
+        for its rows."""
+        wanted = Wanted(False)
+        for plan in query.plans:
+            if not plan.is_single:
+                self._want_join(wanted, plan)
+        return all(map(self._lookups.knows, wanted.tables))
+
     def _want_join(self, wanted: Wanted, plan: SelectPlan) -> None:
         sides = join_sides(plan)
         if sides is None:

@@ -211,9 +211,7 @@ class Subscriptions:
                     index = looked_up.pop(place)
                     if self.live.enter_rows(table, place[1], index.known or (), index.rows()):
                         kept.append(place)
-            has_joins = not all(part.is_single for part in query.plans)
-            wanted = self.live.wanted([query], False)
-            if has_joins and any(not self._lookups.knows(table_id) for table_id in wanted.tables):
+            if not self.live.can_start(query):
                 lost.update(*(audience.clients for audience in query.audiences))
                 continue
             query.is_outdated = False

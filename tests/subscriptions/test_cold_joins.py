@@ -128,6 +128,7 @@ def compare(reader: ColdReader, client: Client, subscribed: dict[int, str], is_o
     st.lists(st.integers(0, 4), min_size=5, max_size=5),
     st.integers(0, 5),
     st.integers(0, 5),
+    st.integers(0, 8),
     st.booleans(),
 )
 @example(
@@ -140,6 +141,7 @@ def compare(reader: ColdReader, client: Client, subscribed: dict[int, str], is_o
     [0, 0, 0, 0, 0],
     5,
     5,
+    2,
     True,
 )
 def test_deltas_of_a_cold_reader_lead_where_evaluation_from_scratch_does(
@@ -148,9 +150,11 @@ def test_deltas_of_a_cold_reader_lead_where_evaluation_from_scratch_does(
     begin_at: list[int],
     fill_at: int,
     release_at: int,
+    anew_at: int,
     is_owner: bool,
 ) -> None:
-    """Queries begin at places of their own, each a step (a look-up) per transaction; indexes are filled meanwhile."""
+    """Queries begin at places of their own, each a step (a look-up) per transaction; indexes are filled meanwhile, and
+    the program changes."""
     reader, client = ColdReader(), Client()
     catalog = reader.database.catalog(is_owner)
     waiting: dict[int, list[Query]] = {}
@@ -177,13 +181,17 @@ def test_deltas_of_a_cold_reader_lead_where_evaluation_from_scratch_does(
             for table_id, entry in list(reader.subscriptions.tables.items()):
                 columns = [column for column, index in entry.indexes.items() if index.known is not None]
                 snapshot = Snapshot(reader.database, table_id)
+                reader.known.add(table_id)  # or there would be no snapshot of it
                 fillings.append((table_id, reader.live.begin_indexes(entry.table, columns, snapshot)))
         for _, filling in fillings:
             filling.step()
-        if position == release_at:
+        if position in (release_at, anew_at):
             for place in reader.kept:
                 reader.live.release_index(*place)
             reader.kept.clear()
+        if position == anew_at:
+            tables = {table.table_id for table in reader.database.tables.values()}
+            assert not reader.subscriptions.compile_anew(tables, (), lambda owner, who: (catalog, who or OWNER))
         compare(reader, client, subscribed, is_owner)
     for number in subscribed:
         while reader.satisfy(reader.live.wanted(reader.subscriptions.queries_of(CLIENT, number), True)):
