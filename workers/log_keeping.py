@@ -33,8 +33,13 @@ NO_ROOM: Final = "the server's disk is full: there is no room for the database's
 RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 30.0
 """Between two attempts to open a log that could not be written: it doubles from the one to the other."""
+ENDED_EARLY: Final = "the log keeper ended while it started"
 SUPERVISOR_READER: Final = 255
 """The supervisor's place among the readers that hear of durable offsets."""
+
+
+class _Crashed(DatabaseFailed):
+    """It is not the log that is in the way: what the processes share cannot be read."""
 
 
 class LogKeeping:
@@ -62,14 +67,17 @@ class LogKeeping:
             received = await child.channel.receive_async()
         except ChannelClosed:
             received = None
-        message = received[0] if received else LogKeeperFailed("the log keeper ended while it started")
+        if received is None:
+            raise _Crashed(ENDED_EARLY)
+        message = received[0]
         if not isinstance(message, LogKeeperReady):
+            assert isinstance(message, LogKeeperFailed)
             self._say(message.text)  # with paths, which are nothing for clients
             raise DatabaseFailed(NO_ROOM if message.is_full else "the commit log cannot be opened")
         try:
             await child.channel.send_async(LogAttachReader(SUPERVISOR_READER), *shared.durable_bell.fds)
         except ChannelClosed:
-            raise DatabaseFailed("the log keeper ended while it started") from None
+            raise _Crashed(ENDED_EARLY) from None
         shared.keeper_bell.ring()
         return child
 
@@ -145,12 +153,12 @@ class LogKeeping:
                 async with changing:
                     if is_stopping() or actor.returncode is not None:
                         return
-                    if not await self._replace(child, attached()) and not failed:
+                    if not await self._replace(child, attached(), failed):
                         actor.kill()
                         return
 
-    async def _replace(self, dead: Child, attached: Iterable[ReaderLink]) -> bool:
-        """False if the log cannot be kept."""
+    async def _replace(self, dead: Child, attached: Iterable[ReaderLink], failed: bool) -> bool:
+        """False if the log cannot be kept. `failed`: the last one could not write it, which may go on for a while."""
         dead.channel.close()
         if not self._distrusts_log:
             self._say("the log keeper ended; starting it again")
@@ -160,7 +168,7 @@ class LogKeeping:
                 await self.attach(reader)
         except (ChannelClosed, DatabaseFailed, OSError) as error:
             self._say(f"the log keeper cannot be started: {error}")
-            return False
+            return failed and not isinstance(error, _Crashed)
         if self._distrusts_log:
             self._say("the commit log can be written again; calls are accepted")
             self._distrusts_log = False

@@ -99,8 +99,11 @@ class Histogram:
     def observe(self, value: int) -> None:
         """Counts a value >= 0 in the family's stored unit."""
         words, first = self._words, self._first
-        words[first] += value
-        words[first + 1 + bisect_left(self._bounds, value)] += 1
+        try:
+            words[first] += value
+            words[first + 1 + bisect_left(self._bounds, value)] += 1
+        except ValueError:  # more than a word holds: somebody else has written there
+            pass
 
 
 class Board:
@@ -167,7 +170,10 @@ class Counter:
 
     def add(self, value: int = 1) -> None:
         """Counts on."""
-        self._words[self._at] += value
+        try:
+            self._words[self._at] += value
+        except ValueError:
+            pass  # as in `Histogram.observe`
 
     def set(self, value: int) -> None:
         """Of a gauge; may be negative."""
@@ -191,9 +197,9 @@ def places(words: memoryview, first: int, size: int) -> Iterator[tuple[int, Figu
     while at < first + used:
         head = words[at]
         length, key_bytes, kind = head & 0xFFFF, head >> 16 & 0xFFFF, head >> 32 & 0xFF
-        if not 1 < length <= first + used - at:
-            return  # no board of this format
         values_at = at + 1 + -(-key_bytes // 8)
+        if not values_at < at + length <= first + used:
+            return  # no board of this format
         key = words[at + 1 : values_at].tobytes()[:key_bytes].decode("utf-8", "replace")
         name, *labels = key.split(_SEPARATOR)
         values = tuple(words[values_at : at + length])

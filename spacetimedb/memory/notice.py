@@ -18,6 +18,7 @@ from .region import Region, publish_fence
 
 _HEAD_WORDS: Final = 2
 _ATTEMPTS: Final = 3
+_LARGEST: Final = (1 << 64) - 1
 
 
 class Notice:
@@ -36,7 +37,7 @@ class Notice:
         if len(content) > self.room:
             raise ValueError(f"{len(content)} bytes do not fit into a notice of {self.room}")
         words, first, start = self._words, self._first, self._start
-        version = words[first] | 1
+        version = (words[first] | 1) % _LARGEST
         words[first] = version
         publish_fence()
         words[first + 1] = len(content)
