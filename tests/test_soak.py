@@ -15,6 +15,6 @@ def test_every_cache_equals_the_server(server: ServerProcess) -> None:
         figures = soak.run(SECONDS)
     finally:
         soak.close()
-    assert figures["transactions"] > 50
-    assert figures["updates"] > 100
-    assert figures["sets"] > 50
+    assert figures["transactions"] > 20
+    assert figures["updates"] > 40
+    assert figures["sets"] > 10

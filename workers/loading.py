@@ -15,8 +15,8 @@ import trio
 from spacetimedb.workers.child import bare_environment
 from spacetimedb.workers.control_error import ControlError
 
-LOAD_LIMIT_S: Final = 10.0
-"""Time a program has to be imported and described."""
+LOAD_LIMIT_S: Final = 30.0
+"""Time a process has to start, import a program and describe it, however busy the machine is."""
 MAX_LOADED_BYTES: Final = 64 << 20
 """Longest answer of a loading process."""
 SPARE_S: Final = 60.0
