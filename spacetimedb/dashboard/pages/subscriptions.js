@@ -43,7 +43,9 @@ export function show(body, context) {
       h('tbody', {}, rows.map(query => h('tr', {}, h('td', {}, query.text), h('td.right', {}, number(query.subscribers)),
         h('td.right', {}, number(query.evaluations_total)), h('td.right', {}, number(query.rows_total)),
         h('td.right', {}, seconds(query.seconds_total ?? 0)),
-        h('td.right', {}, query.evaluations_total ? seconds(query.seconds_total / query.evaluations_total) : '–')))))));
+        h('td.right', {}, query.evaluations_total ? seconds(query.seconds_total / query.evaluations_total) : '–')))))),
+    h('p.hint', {}, 'Time goes into conditions that look at every changed row, and into joins. '
+      + 'Queries for a whole table, or for one value of a column, take none of their own: they cost their rows.'));
   };
   return poller.listen(draw);
 }
