@@ -11,7 +11,7 @@ export function show(body, context) {
   const sent = new Chart({ title: 'Messages to clients', unit: value => `${short(value)}/s`, series: [{ name: 'messages', colour: 1 }] });
   const size = new Chart({ title: 'Bytes to clients', unit: value => `${bytes(value)}/s`, base: 1024, least: 1024, series: [{ name: 'bytes', colour: 2 }] });
   const sets = new Chart({ title: 'Live query sets', unit: short, series: [{ name: 'query sets', colour: 4 }] });
-  const problem = h('div'), place = h('div');
+  const problem = h('div'), place = h('div.stack');
   fill(body, h('div.stack', {}, problem, h('div.charts', {}, sent.element, size.element, sets.element),
     h('h2', {}, 'Queries that cost most'), place));
 
@@ -45,7 +45,7 @@ export function show(body, context) {
         h('td.right', {}, seconds(query.seconds_total ?? 0)),
         h('td.right', {}, query.evaluations_total ? seconds(query.seconds_total / query.evaluations_total) : '–')))))),
     h('p.hint', {}, 'Time goes into conditions that look at every changed row, and into joins. '
-      + 'Queries for a whole table, or for one value of a column, take none of their own: they cost their rows.'));
+      + 'Queries for a whole table, or one value of a column, take none of their own.'));
   };
   return poller.listen(draw);
 }
