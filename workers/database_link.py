@@ -130,12 +130,6 @@ class DatabaseLink:
         """All rows of a table at this place of the ring."""
         return self.known_rows[table_id].rows()
 
-    def concat(self, table_id: int) -> tuple[bytes, int, list[int] | int]:
-        """All rows back to back, their number, and the length of each or of all."""
-        rows = self.known_rows[table_id].rows()
-        lengths = list(map(len, rows))
-        return b"".join(rows), len(rows), lengths
-
     def snapshot(self, table_id: int) -> Snapshot:
         """All rows of a table at this place of the ring, to be read later."""
         return self.known_rows[table_id].snapshot()
@@ -445,7 +439,8 @@ class DatabaseLink:
             rows = known.get(change.table_id)
             if rows is not None and change.deletes is not change.inserts:
                 rows.change(change)
-        self.lookups.follow(found)
+        if self.lookups.counts:
+            self.lookups.follow(found)
         if flags & SILENT:
             self.subscriptions.follow(found)
             return []
@@ -590,6 +585,7 @@ class DatabaseLink:
         for waiting in self._asked.values():
             for then in waiting:
                 then()
+        self.lookups.go_on()
         self.views.give_up()
         self.costs.expire(is_down=True)
         self._ring_ended.set()

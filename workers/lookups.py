@@ -268,7 +268,7 @@ class RowLookups:
                 yield from self._records(self._link.heap.row(mail.SPILLED_RECORD.unpack_from(data, at)[2]))
 
     def go_on(self) -> None:
-        """The reader has processed what it held."""
+        """The reader has processed what it held, or the database is down: whoever waited goes on."""
         resumed, self._resumed = self._resumed, []
         for then in resumed:
             then()
