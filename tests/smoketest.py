@@ -52,7 +52,9 @@ class Subscriber:
         self, url: str, database: str, queries: Sequence[str], token: str | None, confirmed: bool | None = None
     ) -> None:
         api = Server(url, token)
-        schema = Schema(api.request("GET", f"/v1/database/{database}/schema", query={"version": "10"}).json())
+        described = api.request("GET", f"/v1/database/{database}/schema", query={"version": "10"})
+        assert described.ok, described.text
+        schema = Schema(described.json())
         self._watch = Watch(
             target=api,
             identity=database,

@@ -117,7 +117,7 @@ def _checked(value: Any, file: Path) -> dict[str, Any]:
     """An object with its keys under their documented names, children included."""
     if not isinstance(value, dict):
         raise click.ClickException(f"{file}: a database is an object")
-    found: dict[str, Any] = {SYNONYMS.get(key, key): part for key, part in value.items()}
+    found: dict[str, Any] = {SYNONYMS.get(str(key), str(key)): part for key, part in value.items()}
     for key, part in found.items():
         if key not in ALL_KEYS:
             raise click.ClickException(

@@ -28,6 +28,7 @@ from spacetimedb import (
     Result,
     Row,
     Schedule,
+    Schema,
     Struct,
     Sum,
     TimeDuration,
@@ -43,6 +44,7 @@ from spacetimedb import (
     i64,
     i128,
     i256,
+    table,
     u8,
     u16,
     u32,
@@ -357,10 +359,16 @@ class PkSimpleEnum(Row):
     data: i32
 
 
-@m.table(public=True, name="btree_u_32")
 class BTreeU32(Row):
     n: Index[u32]
     data: i32
+
+
+@m.schema
+class OtherNames(Schema):
+    """Tables that are not called as their class is."""
+
+    btree_u32 = table(BTreeU32, public=True)
 
 
 @m.table(public=True)
@@ -379,7 +387,7 @@ class IndexedTable(Row):
     player_id: Index[u32]
 
 
-@m.table(name="indexed_table_2")
+@m.table()
 class IndexedTable2(Row):
     player_id: u32
     player_snazz: f32
