@@ -42,7 +42,8 @@ class RunError(Exception):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """One run. `rate`: tasks per second at the largest number of bots, fewer while there are fewer; None: closed loop.
+    """One run. `rate`: tasks per second at the largest number of bots, fewer for as long as so many have not been
+    connected, or are not wanted any more; None: closed loop.
     `warm_up_s`: left out of the totals. `clocks`: time columns by table."""
 
     settings: Settings
@@ -99,6 +100,8 @@ class Conductor:
         self.trace = ""
         self.cpu_s = 0.0
         self.resident = self.empty = empty
+        self.most_connected = 0
+        """Bots, at any time so far."""
         self._workers, self._on_point = workers, on_point
         address = Address.parse(options.settings.url, options.settings.database)
         self._server = ServerFigures(address)
@@ -153,6 +156,7 @@ class Conductor:
         self._cpu = [p.cpu_s for p in portions]
         self.cpu_s, self.resident = sum(self._cpu), sum(p.resident for p in portions)
         point = self._point(totals, portions, clients, server)
+        self.most_connected = max(self.most_connected, point["clients"])
         point["bots_cpu_percent"] = round(sum(cpu) / seconds * 100, 1)
         self.points.append(point)
         self._on_point(point, self.so_far.errors.by_text)
@@ -230,7 +234,8 @@ async def play(options: Options, stages: list[Stage], on_point: OnPoint) -> Cond
     async with conduct(options, on_point) as conductor:
         while (elapsed := conductor.elapsed) < duration(stages):
             clients = clients_at(stages, elapsed + STEP_S)
-            await conductor.step(clients, (options.rate or 0.0) * clients / max(1, most))
+            there = min(clients, conductor.most_connected)
+            await conductor.step(clients, (options.rate or 0.0) * there / max(1, most))
         await conductor.step(clients_at(stages, duration(stages)), 0.0, is_last=True)
         return conductor
 
