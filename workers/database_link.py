@@ -26,7 +26,7 @@ from spacetimedb.memory.mailbox import MailboxWriter
 from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import RingCorrupt, RingReader
 from spacetimedb.protocol import v2
-from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
+from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, TableChange, changes
 from spacetimedb.subscriptions.query_sets import Subscriptions
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.answers import follow_answer
@@ -111,6 +111,8 @@ class DatabaseLink:
         """By table id, kept current."""
         self._asked: dict[int, list[Callable[[], None]]] = {}
         """Tables whose refs the actor was asked for, with what to do then."""
+        self._coming: dict[int, tuple[int, list[TableChange]]] = {}
+        """Tables whose refs are being copied: number of the copy, and what has changed since it began."""
         self.building: dict[int, list[Callable[[], None]]] = {}
         """Tables of which indexes are being built, with what to do then."""
         self.built: dict[int, int] = {}
@@ -427,18 +429,21 @@ class DatabaseLink:
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
         known = self.known_rows
-        if not known and not self.subscriptions.tables:
+        coming = self._coming
+        if not known and not self.subscriptions.tables and not coming:
             return []
         subscribed = self.subscriptions.tables
         first = at + HEADER_BYTES
         ids = [_U32.unpack_from(data, first + i * ENTRY_BYTES)[0] for i in range(tables)]
-        if not any(t in known or t in subscribed for t in ids):
+        if not any(t in known or t in subscribed or t in coming for t in ids):
             return []
         found = changes(data, at, tables)
         for change in found:
             rows = known.get(change.table_id)
             if rows is not None and change.deletes is not change.inserts:
                 rows.change(change)
+            elif change.table_id in coming:
+                coming[change.table_id][1].append(change)
         if self.lookups.counts:
             self.lookups.follow(found)
         if flags & SILENT:
@@ -473,14 +478,11 @@ class DatabaseLink:
         if kind == mail.ANSWER:
             follow_answer(self, record)
         elif kind == mail.REFS_READY:
-            _length, _kind, table_id, _zero, block = mail.REFS_READY_RECORD.unpack(record)
-            if table_id in self._asked and table_id not in self.known_rows:
-                fixed = table_id in self.catalog.fixed_size_tables
-                rows = self.known_rows[table_id] = LiveRows(self.heap, self.heap.row(block), fixed)
-                if rows.is_ready:
-                    self._tables_came(table_id)
-                else:
-                    enter_rows(self, table_id, lambda: self._tables_came(table_id))
+            self._refs_came(record)
+        elif kind == mail.REFS_BEGUN:
+            _length, _kind, table_id, number, _ref = mail.REFS_READY_RECORD.unpack(record)
+            if table_id in self._asked and table_id not in self.known_rows and table_id not in self._coming:
+                self._coming[table_id] = number, []
         elif kind == mail.VIEW_READY:
             follow_ready(self, record)
         elif kind == mail.PROGRAM:
@@ -493,6 +495,22 @@ class DatabaseLink:
             self.costs.follow(record)
         elif kind == mail.LOOKED_UP:
             self.lookups.came(record)
+
+    def _refs_came(self, record: bytes) -> None:
+        """A copy of a table's refs, perhaps for another reader."""
+        _length, _kind, table_id, number, block = mail.REFS_READY_RECORD.unpack(record)
+        begun, since = self._coming.get(table_id, (0, []))
+        if table_id not in self._asked or table_id in self.known_rows or number not in (0, begun):
+            return
+        self._coming.pop(table_id, None)
+        fixed = table_id in self.catalog.fixed_size_tables
+        rows = self.known_rows[table_id] = LiveRows(self.heap, self.heap.row(block), fixed)
+        for change in since if number else ():
+            rows.change(change)
+        if rows.is_ready:
+            self._tables_came(table_id)
+        else:
+            enter_rows(self, table_id, lambda: self._tables_came(table_id))
 
     def _tables_came(self, table_id: int) -> None:
         for then in self._asked.pop(table_id, ()):

@@ -30,6 +30,7 @@ from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.policy import ON_DEMAND
 from spacetimedb.hosts.procedure_threads import ProcedureThreads
 from spacetimedb.hosts.program import libraries_of, load_libraries
+from spacetimedb.hosts.refs_copies import RefsCopies
 from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
@@ -119,6 +120,7 @@ class TransactionActor:
         self.database = database = Database(
             Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us, self._control.actor_board()
         )
+        self._refs_copies = RefsCopies(database)
         self._figures_due = 0.0
         self._procedures = ProcedureThreads(database.log, wall_clock_us, self._bell.ring)
         database.procedures.runner = self._procedures
@@ -234,6 +236,8 @@ class TransactionActor:
                     break
                 worked = True
             if self._procedures.run_posted():
+                worked = True
+            if self._refs_copies.step():
                 worked = True
             if worked and len(database.out) < CALLS_PER_PUBLISH and time.perf_counter() - since < PUBLISH_WITHIN_S:
                 continue  # what came meanwhile goes out together with this
@@ -392,12 +396,7 @@ class TransactionActor:
         elif kind == mail.DISCONNECT:
             database.disconnect(reader, connection)
         elif kind == mail.REFS:
-            table_id = int.from_bytes(body, "little")
-            table = database.store.tables.get(table_id)
-            refs = table.refs() if table is not None else b""
-            block = database.heap.put(refs)
-            database.heap.retired.append(block)
-            database.out.append(mail.REFS_READY_RECORD.pack(24, mail.REFS_READY, table_id, 0, block))
+            self._refs_copies.begin(int.from_bytes(body, "little"))
         elif kind == mail.LOOK_UP:
             database.out.append(row_lookups.answer(database, reader, request_id, body, detail == mail.WHATEVER))
         elif kind == mail.VIEW:

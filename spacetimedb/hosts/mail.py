@@ -46,8 +46,10 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     36  u32  duration in microseconds, MAX_DURATION_US if it was longer
     40       body: a text (UTF-8), the BSATN of a result, or three u64 row counts (inserted, deleted, updated)
 
-    refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 0, u64 ref of a heap block with the u64
-    refs of all live rows of the table at this place of the ring
+    refs (kind REFS_READY): u32 length, u8 kind, 3 bytes 0, u32 table id, u32 number, u64 ref of a heap block with the
+    u64 refs of all live rows of the table, number 0: at this place of the ring; otherwise at that of REFS_BEGUN
+
+    refs begun (kind REFS_BEGUN): the same with the number of the copy and ref 0: REFS_READY follows
 
     view (kind VIEW_READY): u32 length, u8 kind, u8 padding, u16 reader slot, u32 request id, u32 table id of the
     instance, u64 ref of a heap block with the refs of its rows at this place of the ring; or, if the view failed,
@@ -112,6 +114,7 @@ CLOSE_CLIENTS: Final = 7
 VIEW_READY: Final = 8
 RELAYED: Final = 9
 LOOKED_UP: Final = 10
+REFS_BEGUN: Final = 11
 
 REQUEST_HEAD: Final = Layout("<IBBHII")
 ANSWER_HEAD: Final = Layout("<IBBHIIQqII")
