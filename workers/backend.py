@@ -47,7 +47,7 @@ from spacetimedb.workers.large_answers import indexes_built, select
 from spacetimedb.workers.metrics import Metrics
 from spacetimedb.workers.row_limit import ST_VAR, check_plan
 from spacetimedb.workers.views import plan_over_views
-from spacetimedb.workers.waiter import DatabaseGone, Waiter
+from spacetimedb.workers.waiter import DatabaseGone, Waiter, request
 
 if TYPE_CHECKING:
     from spacetimedb.workers.reader import Reader
@@ -309,7 +309,7 @@ class ReaderBackend(BackupRequests):
         stays: bool = False,
     ) -> None:
         try:
-            await link.request(caller.identity, bytes(connection_id), caller.payload, requests, waiter, stays)
+            await request(link, caller.identity, bytes(connection_id), caller.payload, requests, waiter, stays)
         except DatabaseGone:
             raise gone(link) from None
 

@@ -43,7 +43,7 @@ from spacetimedb.workers.program_change import close_clients, follow_program, fo
 from spacetimedb.workers.query_costs import QueryCosts
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.views import follow_ready, instances_of
-from spacetimedb.workers.waiter import DatabaseGone, LogUnwritable, Waiter
+from spacetimedb.workers.waiter import DatabaseGone, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -59,8 +59,6 @@ LEAST_BYTES: Final = 8
 """Of any record."""
 MAX_CLOSE_BYTES: Final = 123
 """Longest reason in a WebSocket close frame."""
-LOG_LOOK_S: Final = 1.0
-"""Between two looks whether the log can be written, of a request that waits for it."""
 KEEP_S: Final = 10.0
 """How long rows and indexes of a table are kept after their last use."""
 _COMMIT: Final = Layout("<IBBHQqHHIII")
@@ -533,47 +531,6 @@ class DatabaseLink:
         waiter = Waiter(self.new_number())
         self.waiters[waiter.number] = waiter
         return waiter
-
-    async def request(
-        self,
-        identity: Identity,
-        connection_id: bytes,
-        claims: str,
-        requests: list[bytes],
-        waiter: Waiter,
-        stays: bool = False,
-    ) -> None:
-        """Connects, sends the requests, disconnects; returns when one is answered. Raises DatabaseGone.
-
-        `stays`: it disconnects when the answer has come, not as soon as the requests have been taken up.
-        """
-        connect = bytes(identity) + connection_id + claims.encode()
-        self.outgoing.append(mail.request(mail.CONNECT, 0, waiter.number, 0, connect))
-        self.outgoing += requests
-        leave = mail.request(mail.DISCONNECT, 0, waiter.number, 0, b"")
-        if not stays:
-            self.outgoing.append(leave)
-        self.post()
-        try:
-            with trio.CancelScope(shield=True):
-                await waiter.event.wait()
-        finally:
-            self.waiters.pop(waiter.number, None)
-        if stays and not self.down:
-            self.outgoing.append(leave)
-            self.post()
-        if not waiter.done:
-            raise DatabaseGone
-
-    async def wait_durable(self, horizon: int) -> None:
-        """Waits until so many transactions are durable. Raises DatabaseGone, LogUnwritable."""
-        while self.outbox.durable < horizon:
-            if self.down:
-                raise DatabaseGone
-            if self.control.words[words.LOG_FAILED]:
-                raise LogUnwritable
-            with trio.move_on_after(LOG_LOOK_S):
-                await self.durable_changed.wait()
 
     async def log_written(self) -> None:
         """Waits until the log keeper has written every log line that is in the ring now."""

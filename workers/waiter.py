@@ -1,10 +1,21 @@
-"""A request over HTTP that waits for the actor's answer."""
+"""Requests over HTTP that wait for the actor's answer, or until what they have seen is durable."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import trio
 
+from spacetimedb.hosts import mail
 from spacetimedb.hosts.mail import Outcome
+from spacetimedb.memory import control as words
+
+if TYPE_CHECKING:
+    from spacetimedb.types.special import Identity
+    from spacetimedb.workers.database_link import DatabaseLink
+
+LOG_LOOK_S: Final = 1.0
+"""Between two looks whether the log can be written, of a request that waits for it."""
 
 
 class DatabaseGone(Exception):
@@ -37,3 +48,46 @@ class Waiter:
             self.done = True
             self.outcome, self.body, self.duration_us, self.horizon = outcome, body, duration_us, horizon
             self.event.set()
+
+
+async def request(
+    link: DatabaseLink,
+    identity: Identity,
+    connection_id: bytes,
+    claims: str,
+    requests: list[bytes],
+    waiter: Waiter,
+    stays: bool = False,
+) -> None:
+    """Connects, sends the requests, disconnects; returns when one is answered. Raises DatabaseGone.
+
+    `stays`: it disconnects when the answer has come, not as soon as the requests have been taken up.
+    """
+    connect = bytes(identity) + connection_id + claims.encode()
+    link.outgoing.append(mail.request(mail.CONNECT, 0, waiter.number, 0, connect))
+    link.outgoing += requests
+    leave = mail.request(mail.DISCONNECT, 0, waiter.number, 0, b"")
+    if not stays:
+        link.outgoing.append(leave)
+    link.post()
+    try:
+        with trio.CancelScope(shield=True):
+            await waiter.event.wait()
+    finally:
+        link.waiters.pop(waiter.number, None)
+    if stays and not link.down:
+        link.outgoing.append(leave)
+        link.post()
+    if not waiter.done:
+        raise DatabaseGone
+
+
+async def wait_durable(link: DatabaseLink, horizon: int) -> None:
+    """Waits until so many transactions are durable. Raises DatabaseGone, LogUnwritable."""
+    while link.outbox.durable < horizon:
+        if link.down:
+            raise DatabaseGone
+        if link.control.words[words.LOG_FAILED]:
+            raise LogUnwritable
+        with trio.move_on_after(LOG_LOOK_S):
+            await link.durable_changed.wait()
