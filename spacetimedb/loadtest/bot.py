@@ -70,15 +70,19 @@ def _reader(table: TableType, named: str | None) -> Age | None:
 
 
 class Bot:
-    """What a scenario's functions get. `random` depends on seed and number alone; `state` is the scenario's own."""
+    """What a scenario's functions get. `random` depends on seed and number alone; `state` is the scenario's own.
 
-    __slots__ = ("_clocks", "_due", "_figures", "connection", "number", "random", "state", "token")
+    `is_dismissed`: fewer bots are wanted; what this one was waiting for does not count.
+    """
+
+    __slots__ = ("_clocks", "_due", "_figures", "connection", "is_dismissed", "number", "random", "state", "token")
 
     def __init__(self, number: int, seed: str, figures: Figures, clocks: Clocks) -> None:
         self.number = number
         self.random = random.Random(f"{seed}/{number}")
         self.state: dict[str, Any] = {}
         self.token: str | None = None
+        self.is_dismissed = False
         self._figures, self._clocks = figures, clocks
         self._due: float | None = None
         self.connection: Connection
@@ -116,7 +120,9 @@ class Bot:
         try:
             await connection._wait(pending)
         finally:
-            if not pending.done or isinstance(pending.error, Disconnected):
+            if not pending.done and self.is_dismissed:
+                figures.sent -= 1
+            elif not pending.done or isinstance(pending.error, Disconnected):
                 figures.lost += 1
             else:
                 figures.calls.record(function.name, time.perf_counter() - begun)

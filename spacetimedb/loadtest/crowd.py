@@ -54,7 +54,7 @@ class Crowd:
         self.connected = 0
         self._wanted = 0
         self._rate = 0.0
-        self._scopes: list[trio.CancelScope] = []
+        self._bots: list[tuple[Bot, trio.CancelScope]] = []
         self._due: deque[float] = deque()
         self._idle: deque[trio.lowlevel.Task] = deque()
         self._ending = False
@@ -75,13 +75,15 @@ class Crowd:
             if self.settings.is_open:
                 nursery.start_soon(self._make_due)
             while not self._ending:
-                while len(self._scopes) > self._wanted:
-                    self._scopes.pop().cancel()
-                if len(self._scopes) < self._wanted:
-                    scope = trio.CancelScope()
-                    number = first + step * len(self._scopes)
-                    self._scopes.append(scope)
-                    nursery.start_soon(self._live, number, scope)
+                while len(self._bots) > self._wanted:
+                    bot, scope = self._bots.pop()
+                    bot.is_dismissed = True
+                    scope.cancel()
+                if len(self._bots) < self._wanted:
+                    number = first + step * len(self._bots)
+                    bot, scope = Bot(number, self.settings.seed, self.figures, self.clocks), trio.CancelScope()
+                    self._bots.append((bot, scope))
+                    nursery.start_soon(self._live, bot, scope)
                     continue
                 await trio.sleep(0.02)
             nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
@@ -95,8 +97,7 @@ class Crowd:
 
     # -- one bot
 
-    async def _live(self, number: int, scope: trio.CancelScope) -> None:
-        bot = Bot(number, self.settings.seed, self.figures, self.clocks)
+    async def _live(self, bot: Bot, scope: trio.CancelScope) -> None:
         with scope:
             while not self._ending:
                 try:

@@ -28,6 +28,8 @@ from .worker import FAILED, Orders, Tick, share
 STEP_S: Final = 1.0
 START_S: Final = 60.0
 """How long workers may take to begin."""
+ARRIVE_S: Final = 20.0
+"""Beyond what --connect-rate asks for, until all bots of a search are there."""
 SETTLE_S: Final = 3
 MEASURE_S: Final = 5
 """Seconds of a search at one number of bots: until all is steady, and measured."""
@@ -251,13 +253,19 @@ async def search(
     options: Options, condition: Condition, first: int, most: int, on_point: OnPoint
 ) -> tuple[Conductor, Found]:
     """The number of bots up to which a condition holds: half as many more until it breaks, then between, to a tenth.
-    `options.rate` is per bot here."""
+
+    A number is too large when it fails twice: something else on the machine may have disturbed it once. `options.rate`
+    is per bot here.
+    """
     found = Found(0, [])
     async with conduct(options, on_point) as conductor:
         clients, broken = min(first, most), most + 1
         while True:
             held, value = await _try(conductor, condition, clients)
             found.steps.append((clients, value, held))
+            if not held and value is not None:
+                held, value = await _try(conductor, condition, clients)
+                found.steps.append((clients, value, held))
             if held:
                 found.clients = max(found.clients, clients)
                 following = min(most, clients + max(1, clients // 2))
@@ -273,7 +281,7 @@ async def search(
 
 async def _try(conductor: Conductor, condition: Condition, clients: int) -> tuple[bool, float | None]:
     rate = (conductor.options.rate or 0.0) * clients
-    patience = SETTLE_S + clients / conductor.options.settings.connect_rate / conductor.options.workers * 3
+    patience = ARRIVE_S + clients / conductor.options.settings.connect_rate / conductor.options.workers * 3
     begun = conductor.elapsed
     while conductor.elapsed - begun < patience:
         _, point = await conductor.step(clients, rate)
