@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from browser import open_browser
 from conftest import ServerFactory
 from server_process import SAMPLES, ServerProcess
 
+from spacetimedb.client.address import Address
+from spacetimedb.loadtest import run
 from spacetimedb.loadtest.conditions import ConditionError, parse_condition
+from spacetimedb.loadtest.crowd import Settings
 from spacetimedb.loadtest.figures import Histograms, Portion, Recorder, Totals, histogram
 from spacetimedb.loadtest.stages import Stage, StageError, clients_at, parse_stage
 
@@ -195,6 +199,27 @@ def test_mistakes_are_told(server: ServerProcess, tmp_path: Path) -> None:
     code, said, _ = load(server, tmp_path, *short, "--clock", "ping.when")
     assert code == 2
     assert "table ping has no column 'when'" in said
+
+
+@pytest.mark.parametrize(("condition", "clients"), [("lost == 0", 4), ("calls.rate > 1000000", 0)])
+def test_search(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: str, clients: int
+) -> None:
+    """The largest number at which it holds; one that fails is tried twice, and bots that must go lose nothing."""
+    server.publish(PINGS, "load-search")
+    scenario = tmp_path / "scenario.py"
+    scenario.write_text("async def ping(bot):\n    await bot.call('ping')\n")
+    monkeypatch.setattr(run, "SETTLE_S", 0)
+    monkeypatch.setattr(run, "MEASURE_S", 1)
+    settings = Settings(url=server.ws_url, database="load-search", seed="1")
+    definition = Address.parse(server.ws_url, "load-search").fetch_definition().decode()
+    options = run.Options(settings, "search", str(scenario), definition, 1)
+    conductor, found = trio.run(run.search, options, parse_condition(condition), 4, 4, lambda *_: None)
+    assert found.clients == clients
+    tried = [step[0] for step in found.steps]
+    assert tried == ([4] if clients else [4, 4, 2, 2, 1, 1])
+    assert conductor.so_far.lost == 0
+    assert conductor.so_far.sent == conductor.so_far.answered > 0
 
 
 def test_stages_are_lines() -> None:
