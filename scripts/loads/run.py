@@ -62,7 +62,8 @@ def main(name: str, further: list[str]) -> int:
             subprocess.run([*spacetime, *publish], check=True, stdout=subprocess.DEVNULL)
             required = [f"--require={condition}" for condition in REQUIRED[name]]
             scenario = str(HERE / f"{load.scenario}.py")
-            test = ["loadtest", scenario, "--server", url, *load.options.split(), *required, *further]
+            options = re.sub(r"--stage \S+", "", load.options) if "--stage" in further else load.options
+            test = ["loadtest", scenario, "--server", url, *options.split(), *required, *further]
             return subprocess.run([*spacetime, *test]).returncode
         finally:
             server.send_signal(signal.SIGTERM)
