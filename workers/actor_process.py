@@ -34,8 +34,9 @@ from spacetimedb.workers.options import HttpReach
 from spacetimedb.workers.outbound_link import OutboundLink
 from spacetimedb.workers.shared_parts import SharedParts
 
-STACK_S: Final = 0.3
-"""How long a stuck process may take to write its stacks."""
+STACK_S: Final = 2.0
+"""How long a stuck process may take to write its stacks; a moment, unless the machine is busy."""
+STACK_LOOK_S: Final = 0.01
 START_LIMIT_S: Final = 600.0
 """So long may a start take once the log has been read: the program is loaded, and the rows into tables."""
 TELL_S: Final = 10.0
@@ -225,10 +226,10 @@ class ActorProcess:
         self.child.process.send_signal(STACK_SIGNAL)
         with trio.move_on_after(STACK_S):
             while not self._is_closed and self.is_running:
-                self._culprit = self._last_words.culprit()
+                self._culprit = self._last_words.culprit(is_whole=False)
                 if self._culprit is not None:
                     break
-                await trio.sleep(STACK_S / 30)
+                await trio.sleep(STACK_LOOK_S)
         self.kill()
 
     async def stop(self) -> None:

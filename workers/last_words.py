@@ -25,6 +25,8 @@ _SEALS: Final = 1 | 2 | 4
 _ADD_SEALS: Final = 1033
 _FRAME: Final = re.compile(r'^  File "([^"\n]{1,200})", line (\d+) in (\S{1,100})', re.MULTILINE)
 _THREAD: Final = re.compile(r"^(?:Current t|T)hread 0x[0-9a-f]+ .*$", re.MULTILINE)
+_LAST_FRAME: Final = " in _run_module_as_main"
+"""The outermost frame of the main thread."""
 _OWN_CALLS: Final = frozenset(["_run_job", "end_client", "create_from"])
 """Functions of the host that run module code without a client's asking."""
 
@@ -61,24 +63,29 @@ class LastWords:
         data = os.pread(self.fd, SIZE, 0).partition(b"\0")[0].decode("utf-8", "replace")
         return "".join(c for c in data if c.isprintable() or c == "\n")
 
-    def culprit(self) -> Culprit | None:
-        """Which function of the module the stacks show."""
-        return find_culprit(self.text())
+    def culprit(self, is_whole: bool = True) -> Culprit | None:
+        """Which function of the module the stacks show. `is_whole` False: they may still be being written."""
+        return find_culprit(self.text(), is_whole)
 
     def close(self) -> None:
         """Forgets it."""
         os.close(self.fd)
 
 
-def find_culprit(text: str) -> Culprit | None:
+def find_culprit(text: str, is_whole: bool = True) -> Culprit | None:
     """The thread in which module code runs, the main one rather than a procedure's: files of a module have relative
-    paths, all others absolute ones."""
+    paths, all others absolute ones.
+
+    Threads are written one after the other, frame by frame, the innermost first. As long as the main one may be
+    missing (`is_whole` False) no other is the culprit.
+    """
+    is_whole = is_whole or _LAST_FRAME in text
     culprit = None
     for thread in _THREAD.split(text)[1:]:
         frames = [(found[1], found[2], found[3]) for found in _FRAME.finditer(thread)]
         own = [frame for frame in frames if frame[0][0] not in "/<"]
         is_main = any(file.endswith("/transaction_actor.py") for file, _, _ in frames)
-        if own and (culprit is None or is_main):
+        if own and (is_main or (is_whole and culprit is None)):
             file, line, _name = own[0]
             culprit = Culprit(own[-1][2], f"{file}:{line}", any(name in _OWN_CALLS for _, _, name in frames))
             if is_main:

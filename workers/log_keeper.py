@@ -161,6 +161,8 @@ class LogKeeper:
         batches = 0
         while True:
             if self._drain():
+                if self._control.words[words.LOG_FAILED]:  # which is for this process to say
+                    raise RuntimeError("the control block has been written over")
                 batches += 1
                 if batches % BATCHES_PER_LOOK:
                     continue

@@ -158,6 +158,14 @@ def publish_garbage(ctx: ReducerContext, size: u32) -> None:
     host_object("RingWriter").append_batch([bytes(size)])
 
 
+HEAD_WORDS = 512
+"""More than what stands at the beginning of a ring or mailbox: positions and flags."""
+
+
+def scribble(words: memoryview) -> None:
+    words[:] = memoryview(b"\xff" * words.nbytes).cast("Q")
+
+
 @m.reducer
 def lie(ctx: ReducerContext, what: str) -> None:
     """Messages of the right form at the wrong time."""
@@ -174,6 +182,13 @@ def lie(ctx: ReducerContext, what: str) -> None:
     elif what == "dropped readers":
         for slot in range(1, 5):
             actor._ring.deactivate(slot)
+    elif what == "control block":
+        scribble(actor._control.words)
+    elif what == "mailboxes":
+        for region in actor._mailbox_regions.values():
+            scribble(region.words[:HEAD_WORDS])
+    elif what == "ring":
+        scribble(actor._ring._region.words[:HEAD_WORDS])
     elif what == "answers":
         for _ in range(5):
             actor._channel.send(messages.ActorFailed("a lie"))

@@ -35,6 +35,16 @@ def test_the_culprit_is_found_in_the_main_thread() -> None:
     assert find_culprit("") is None
 
 
+def test_stacks_that_are_still_being_written_blame_nobody_in_vain() -> None:
+    """The main thread comes last: what has been written of the others says nothing yet."""
+    lines = STACKS.splitlines(keepends=True)
+    found = [find_culprit("".join(lines[:count]), is_whole=False) for count in range(len(lines) + 1)]
+    first = found.index(Culprit("tick", "game/rules.py:12", True))
+    assert found[:first] == [None] * first
+    idle = STACKS.replace("game/", "/lib/") + '  File "<frozen runpy>", line 198 in _run_module_as_main\n'
+    assert find_culprit(idle, is_whole=False) == Culprit("spin", "module.py:90", False)
+
+
 def test_last_words_are_cut_and_cleaned() -> None:
     words = LastWords()
     with open(words.fd, "r+b", buffering=0, closefd=False) as file:
