@@ -412,7 +412,7 @@ class ReaderBackend(BackupRequests):
         send, receive = trio.open_memory_channel[bytes](FOLLOWER_QUEUE)
         if follow:
             link.log_followers.add(send)
-        await link.log_written()
+        await link.log.wait_written()
         if follow:
             wanted: int | None = min(num_lines or 0, MAX_LOG_LINES_BEFORE_FOLLOWING)
         else:

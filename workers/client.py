@@ -204,6 +204,7 @@ class Lane:
         while True:
             await trio.lowlevel.wait_readable(fd)
             self.now = trio.current_time()
+            self.active.set()
             links = set()
             for key, events in selector.select(0):
                 client: Client = key.data

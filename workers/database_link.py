@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from spacetimedb.hosts import mail
-from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.heap import RowReader
@@ -36,6 +35,7 @@ from spacetimedb.workers.client_requests import CALLS, ClientRequests
 from spacetimedb.workers.large_answers import enter_rows
 from spacetimedb.workers.link_figures import LinkFigures
 from spacetimedb.workers.live_rows import LiveRows
+from spacetimedb.workers.log_watch import LogWatch
 from spacetimedb.workers.lookups import RowLookups
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
 from spacetimedb.workers.outbox import Outbox
@@ -100,11 +100,11 @@ class DatabaseLink:
         self.down = False
         self.down_reason = ""
         """Why the database stopped, if its module is the cause."""
-        self.outbox = Outbox(lane, self.check_attached)
+        self.log = LogWatch(self)
+        self.outbox = Outbox(lane, self.check_attached, self.log.expect)
         self.requests = ClientRequests(self)
         self._closing: list[tuple[int, list[Client]]] = []
         """Clients that the database disconnected, and what must be durable before they are closed."""
-        self.durable_changed = trio.Event()
         self.known_rows: dict[int, LiveRows] = {}
         """By table id, kept current."""
         self._asked: dict[int, list[Callable[[], None]]] = {}
@@ -122,7 +122,6 @@ class DatabaseLink:
         self.costs = QueryCosts(self)
         self.views = instances_of(self)
         self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
-        self._ring_ended = trio.Event()
 
     # -- rows, as the subscriptions see them (RowSource)
 
@@ -321,12 +320,7 @@ class DatabaseLink:
             worked = True
             if self._take(data):
                 self._actor_bell.ring()
-        durable = self.control.words[words.DURABLE]
-        self._ring_ended.set()
-        if durable != self.outbox.durable:
-            self.outbox.release(durable)
-            event, self.durable_changed = self.durable_changed, trio.Event()
-            event.set()
+        durable = self.log.look()
         while self._closing and self._closing[0][0] <= durable:
             close_clients(self, self._closing.pop(0)[1])
         return worked
@@ -354,6 +348,8 @@ class DatabaseLink:
 
     def prepare_sleep(self) -> bool:
         """Whether the reader may wait for its bell."""
+        if (self._closing or self.log.is_awaited) and not self.log.expect():
+            return False
         return self._ring.prepare_sleep()
 
     def awake(self) -> None:
@@ -532,15 +528,6 @@ class DatabaseLink:
         self.waiters[waiter.number] = waiter
         return waiter
 
-    async def log_written(self) -> None:
-        """Waits until the log keeper has written every log line that is in the ring now."""
-        if self.down:
-            return
-        position = self.control.words[words.RING_POSITION]
-        while not self.down and self.control.words[words.LOG_RING_POSITION] < position:
-            self._ring_ended = trio.Event()
-            await self._ring_ended.wait()
-
     # -- the end
 
     def update(self, up: DatabaseUp) -> None:
@@ -563,8 +550,7 @@ class DatabaseLink:
         self.lookups.go_on()
         self.views.give_up()
         self.costs.expire(is_down=True)
-        self._ring_ended.set()
-        self.durable_changed.set()
+        self.log.moved.set()
         for follower in self.log_followers:
             follower.close()
         self.log_followers.clear()

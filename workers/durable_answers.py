@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from spacetimedb.http.backend import BackendError
-from spacetimedb.workers.waiter import DatabaseGone, LogUnwritable, wait_durable
+from spacetimedb.workers.waiter import DatabaseGone, LogUnwritable
 
 if TYPE_CHECKING:
     from spacetimedb.workers.database_link import DatabaseLink
@@ -18,7 +18,7 @@ LOG_UNWRITABLE: Final = (
 async def until_durable(link: DatabaseLink, horizon: int) -> None:
     """Waits until so many transactions are durable. Raises BackendError."""
     try:
-        await wait_durable(link, horizon)
+        await link.log.wait_durable(horizon)
     except DatabaseGone:
         raise gone(link) from None
     except LogUnwritable:

@@ -32,7 +32,7 @@ from spacetimedb.memory import control as words
 from spacetimedb.memory.control import ControlBlock
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.heap import RowReader
-from spacetimedb.memory.region import Region
+from spacetimedb.memory.region import Region, fence
 from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingReader
 from spacetimedb.store.commit_record import COMMIT, LOGGED
 from spacetimedb.workers import metric_families
@@ -304,8 +304,9 @@ class LogKeeper:
             self._control.publish_durable(horizon - 1, self._ring.position)
         else:
             self._control.words[words.LOG_RING_POSITION] = self._ring.position
-        if horizon or lines:
-            for bell in self._readers.values():
+        fence()
+        for reader, bell in self._readers.items():
+            if self._control.take_expecting(reader):
                 bell.ring()
         return True
 

@@ -34,7 +34,7 @@ RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 30.0
 """Between two attempts to open a log that could not be written: it doubles from the one to the other."""
 ENDED_EARLY: Final = "the log keeper ended while it started"
-SUPERVISOR_READER: Final = 255
+SUPERVISOR_READER: Final = words.SUPERVISOR_SLOT
 """The supervisor's place among the readers that hear of durable offsets."""
 
 
@@ -112,6 +112,7 @@ class LogKeeping:
         shared = self._shared
         bell = shared.durable_bell
         while not shared.is_closed:
+            shared.control.expect_log(SUPERVISOR_READER)
             if shared.control.words[words.DURABLE] >= count:
                 return
             try:

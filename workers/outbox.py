@@ -13,16 +13,18 @@ MAX_HELD: Final = 16384
 
 
 class Outbox:
-    """Of one reader for one database. `check_attached` raises if what was read from the heap may be wrong."""
+    """Of one reader for one database. `check_attached` raises if what was read from the heap may be wrong; `expect_log`
+    is called when messages wait until more is durable."""
 
-    def __init__(self, lane: Lane, check_attached: Callable[[], None]) -> None:
+    def __init__(self, lane: Lane, check_attached: Callable[[], None], expect_log: Callable[[], object]) -> None:
         self._lane = lane
         self._check_attached = check_attached
+        self._expect_log = expect_log
         self.durable = 0
         """So many transactions are durable, as far as this reader knows."""
         self.touched: set[Client] = set()
         """Clients with unsent messages."""
-        self._holding: set[Client] = set()
+        self.holding: set[Client] = set()
         """Clients with messages that wait until they are durable."""
         self._frames: dict[int, bytes] = {}
         """Framed form of messages that several clients get, by id of the message; for one batch."""
@@ -60,6 +62,8 @@ class Outbox:
             self.flush_client(client)
         self._frames.clear()
         self.shared.clear()
+        if self.holding:
+            self._expect_log()
 
     def keep_for_batch(self, message: bytes) -> None:
         """Keeps a message until `flush` ends, so that no other gets its id meanwhile; see `flush_client`."""
@@ -91,7 +95,7 @@ class Outbox:
         self.bytes_sent += len(data)
         if client.confirmed and (client.held or client.horizon > self.durable):
             client.held.append((client.horizon, data))
-            self._holding.add(client)
+            self.holding.add(client)
             if len(client.held) > MAX_HELD:
                 self._lane.drop(client, "outgoing_queue_full")
         else:
@@ -105,7 +109,7 @@ class Outbox:
         client.allowance += size
         if client.confirmed and (client.held or horizon > self.durable):
             client.held.extend((horizon, part) for part in parts)
-            self._holding.add(client)
+            self.holding.add(client)
         else:
             for part in parts:
                 self._lane.send(client, part)
@@ -113,7 +117,7 @@ class Outbox:
     def release(self, durable: int) -> None:
         """So many transactions are durable: sends what waited for them, in order."""
         self.durable = durable
-        for client in list(self._holding):
+        for client in list(self.holding):
             held = client.held
             parts = []
             while held and held[0][0] <= durable:
@@ -124,9 +128,11 @@ class Outbox:
             elif parts:
                 self._lane.send(client, parts[0] if len(parts) == 1 else b"".join(parts))
             if not held:
-                self._holding.discard(client)
+                self.holding.discard(client)
+        if self.holding:
+            self._expect_log()
 
     def forget(self, client: Client) -> None:
         """The client gets nothing more."""
         self.touched.discard(client)
-        self._holding.discard(client)
+        self.holding.discard(client)

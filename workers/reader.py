@@ -195,10 +195,9 @@ class Reader:
         bell = self._bell
         while True:
             while True:
-                worked = False
                 for link in list(self.links.values()):
                     try:
-                        worked |= link.pump()
+                        link.pump()
                         if link.outgoing:
                             link.post()
                         if link.outbox.touched:
@@ -209,7 +208,7 @@ class Reader:
                     except Exception:
                         traceback.print_exc()
                         await self._distrust(link)
-                if not worked and all(link.prepare_sleep() for link in self.links.values()):
+                if all(link.prepare_sleep() for link in self.links.values()):
                     break
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.wait_readable(bell.fd)

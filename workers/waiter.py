@@ -1,21 +1,17 @@
-"""Requests over HTTP that wait for the actor's answer, or until what they have seen is durable."""
+"""Requests over HTTP that wait for the actor's answer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.mail import Outcome
-from spacetimedb.memory import control as words
 
 if TYPE_CHECKING:
     from spacetimedb.types.special import Identity
     from spacetimedb.workers.database_link import DatabaseLink
-
-LOG_LOOK_S: Final = 1.0
-"""Between two looks whether the log can be written, of a request that waits for it."""
 
 
 class DatabaseGone(Exception):
@@ -80,14 +76,3 @@ async def request(
         link.post()
     if not waiter.done:
         raise DatabaseGone
-
-
-async def wait_durable(link: DatabaseLink, horizon: int) -> None:
-    """Waits until so many transactions are durable. Raises DatabaseGone, LogUnwritable."""
-    while link.outbox.durable < horizon:
-        if link.down:
-            raise DatabaseGone
-        if link.control.words[words.LOG_FAILED]:
-            raise LogUnwritable
-        with trio.move_on_after(LOG_LOOK_S):
-            await link.durable_changed.wait()

@@ -31,9 +31,11 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     48    supervisor_heartbeat   supervisor
     49    supervisor_pid         supervisor
     50    shutdown               supervisor   1: finish what was accepted, then stop
+    56    expects_log            supervisor   as that of a reader
     64    reader 0               reader       eight words each, up to reader 15:
-                                              +0 heartbeat, +1 pid, +2 connections, +3 subscriptions,
-                                              +4 calls received, +5 messages sent, +6 bytes sent, +7 connections dropped
+                                              +0 expects_log (lowered by the log keeper),
+                                              +1 pid, +2 connections, +3 subscriptions, +4 calls received,
+                                              +5 messages sent, +6 bytes sent, +7 connections dropped
     512                          actor        its board of figures (see `figures`), 16384 words
     16896                        log keeper   its board, 2048 words
     18944                        readers      their boards, 8192 words each
@@ -49,7 +51,7 @@ from typing import Final
 
 from .figures import Board, Figure, figures
 from .notice import Notice
-from .region import Region
+from .region import Region, fence
 
 NEXT_OFFSET: Final = 8
 TRANSACTIONS: Final = 9
@@ -79,8 +81,10 @@ SHUTDOWN: Final = 50
 READERS: Final = 64
 
 READER_SLOTS: Final = 16
+SUPERVISOR_SLOT: Final = -1
+"""Its place among the readers, where it waits for the log."""
 READER_WORDS: Final = 8
-READER_HEARTBEAT: Final = 0
+READER_EXPECTS_LOG: Final = 0
 READER_PID: Final = 1
 READER_CONNECTIONS: Final = 2
 READER_SUBSCRIPTIONS: Final = 3
@@ -133,7 +137,7 @@ WORD_NAMES: Final = {
     "shutdown": SHUTDOWN,
 }
 READER_WORD_NAMES: Final = {
-    "heartbeat": READER_HEARTBEAT,
+    "expects_log": READER_EXPECTS_LOG,
     "pid": READER_PID,
     "connections": READER_CONNECTIONS,
     "subscriptions": READER_SUBSCRIPTIONS,
@@ -177,6 +181,19 @@ class ControlBlock:
         """Log keeper: everything up to `offset`, in the ring up to `ring_position`, is on disk."""
         self.words[DURABLE] = offset + 1
         self.words[LOG_RING_POSITION] = ring_position
+
+    def expect_log(self, slot: int) -> None:
+        """A reader wants to be rung when the log keeper has written more; it looks once more how far it is now."""
+        self.words[READERS + slot * READER_WORDS + READER_EXPECTS_LOG] = 1
+        fence()
+
+    def take_expecting(self, slot: int) -> bool:
+        """Log keeper, after it has published how far it is, and a fence: whether this reader is to be rung."""
+        word = READERS + slot * READER_WORDS + READER_EXPECTS_LOG
+        if self.words[word]:
+            self.words[word] = 0
+            return True
+        return False
 
     @property
     def next_offset(self) -> int:

@@ -37,7 +37,7 @@ class Link:
         self.owner = OWNER
         self.congested = self.down = False
         self.outgoing: list[bytes] = []
-        self.outbox = Outbox(lane, lambda: None)
+        self.outbox = Outbox(lane, lambda: None, lambda: None)
         self.requests = Requests()
         self.clients: list[Client] = []
 
