@@ -19,6 +19,8 @@ from spacetimedb.workers.durable_answers import until_durable
 from spacetimedb.workers.waiter import Waiter
 
 FILE_PIECE_BYTES: Final = 256 << 10
+MAX_BACKUP_BYTES: Final = 64 << 30
+"""Longest backup that is taken in."""
 
 
 class BackupRequests:
@@ -109,6 +111,8 @@ def _append(path: Path, offset: int, data: bytes) -> int:
             size = file.seek(0, os.SEEK_END)
             if size != offset:
                 raise BackendError(409, f"{size} bytes of the backup are here, the piece begins at {offset}.")
+            if size + len(data) > MAX_BACKUP_BYTES:
+                raise BackendError(413, f"A backup has at most {MAX_BACKUP_BYTES} bytes.")
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]

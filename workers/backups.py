@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MAX_UPLOADS: Final = 8
 IDLE_S: Final = 3600.0
 """An upload that nobody has gone on with for so long is given up."""
+RESTORE_LIMIT_S: Final = 3600.0
+"""Time to make a database's files of a backup."""
 IN_MEMORY: Final = "This server keeps everything in memory: it has no backups."
 
 
@@ -123,7 +125,7 @@ class Backups:
             database = supervisor.new_database(identity, upload.caller, replica)
             try:
                 owner = None if upload.keep_owner else upload.caller
-                done = await self._unpack(upload.path, database.directory, identity, owner)
+                done = await unpack(upload.path, database.directory, identity, owner)
                 database.owner = done.owner
                 row = DatabaseRow(identity, done.owner, replica, done.program, done.program_hash, done.program_hash)
                 await self._control.put_in_place(database, row, create=False)
@@ -157,24 +159,6 @@ class Backups:
                 409, f"The database `{name}` exists. With `--overwrite` the backup replaces it and all its rows."
             )
 
-    async def _unpack(self, backup: Path, directory: Path, identity: bytes, owner: bytes | None) -> RestoreDone:
-        child = await start_child("restorer", "spacetimedb.workers.restorer", FromRestorer)
-        try:
-            await child.channel.send_async(RestorerSetup(str(backup), str(directory), identity, owner))
-            received = await child.channel.receive_async()
-        except ChannelClosed:
-            received = None
-        finally:
-            with trio.CancelScope(shield=True):
-                if child.process.returncode is None:
-                    child.process.kill()
-                await child.process.wait()
-                child.channel.close()
-        answer = received[0] if received is not None else RestoreFailed("the process that unpacks the backup ended")
-        if not isinstance(answer, RestoreDone):
-            raise ControlError(400, f"Nothing was restored: {answer.text}")
-        return answer
-
     def _known(self, caller: bytes, number: str) -> Upload:
         upload = self._uploads.get(number)
         if upload is None or upload.caller != caller:
@@ -186,3 +170,27 @@ class Backups:
         upload = self._uploads.pop(number, None)
         if upload is not None:
             upload.path.unlink(missing_ok=True)
+
+
+async def unpack(backup: Path, directory: Path, identity: bytes, owner: bytes | None) -> RestoreDone:
+    """Makes a database's directory of a backup; `owner` None keeps the owner. Raises ControlError, OSError."""
+    child = await start_child("restorer", "spacetimedb.workers.restorer", FromRestorer)
+    received = None
+    try:
+        with trio.move_on_after(RESTORE_LIMIT_S) as scope:
+            await child.channel.send_async(RestorerSetup(str(backup), str(directory), identity, owner))
+            received = await child.channel.receive_async()
+    except ChannelClosed:
+        pass
+    finally:
+        with trio.CancelScope(shield=True):
+            if child.process.returncode is None:
+                child.process.kill()
+            await child.process.wait()
+            child.channel.close()
+    if scope.cancelled_caught:
+        raise ControlError(504, f"Nothing was restored: it would have taken longer than {RESTORE_LIMIT_S:.0f} s.")
+    answer = received[0] if received is not None else RestoreFailed("the process that unpacks the backup ended")
+    if not isinstance(answer, RestoreDone):
+        raise ControlError(400, f"Nothing was restored: {answer.text}")
+    return answer
