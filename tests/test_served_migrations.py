@@ -157,8 +157,7 @@ def test_clients_are_closed(start_server: ServerFactory, readers: int) -> None:
     assert len(ends) == 6
     for messages, reason in ends:
         assert "module exited" in reason
-        updates = [message for message in messages if isinstance(message, v2.TransactionUpdate)]
-        assert [b"Ann" in rows_in(update) for update in updates] == [True]
+        assert not [message for message in messages if isinstance(message, v2.TransactionUpdate)]
     expected = [[1, "Ann", 18], [2, "Bob", 18]]
     assert sorted(server.sql("mig", "SELECT * FROM person")) == expected
     assert [row[1] for row in server.sql("mig", "SELECT * FROM visit")].count("gone") >= 6
@@ -275,7 +274,7 @@ def test_rows_go_through_a_function(start_server: ServerFactory) -> None:
     trio.run(run)
     messages, reason = ends[0]
     assert "module exited" in reason
-    assert [b"Ann Lee" in rows_in(m) for m in messages if isinstance(m, v2.TransactionUpdate)] == [True]
+    assert not [message for message in messages if isinstance(message, v2.TransactionUpdate)]
     expected = [["Ann", 1], ["Bob", 2]]
     assert sorted(server.sql("mig-rows", "SELECT * FROM person")) == expected
     columns = server.sql("mig-rows", "SELECT col_name FROM st_column WHERE table_id >= 4096")
