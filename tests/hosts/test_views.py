@@ -170,7 +170,7 @@ def check(host: TestHost) -> None:
 step = st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(-5, 8)).map(list)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(step, min_size=1, max_size=5), max_size=25), st.data())
 def test_subscribers_hold_what_the_views_show(calls: list[list[list[int]]], data: st.DataObject) -> None:
     host = TestHost(m)

@@ -234,7 +234,7 @@ def reads_events(text: str) -> bool:
     return " e" in text.split(" where ")[0]
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=120)
 @given(st.lists(queries(), min_size=1, max_size=5), TRANSACTIONS, st.integers(0, 3), st.booleans())
 @example(
     ["select p.* from b p join b q on p.id = q.id where p.s = 'ab' and q.s = 'ab'"],

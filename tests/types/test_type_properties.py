@@ -120,7 +120,7 @@ def test_types_there_and_back(t: AlgebraicType) -> None:
             decode_type(raw[:size])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TYPES_AND_VALUES)
 def test_codec_does_what_the_naive_one_does(case: tuple[AlgebraicType, Any]) -> None:
     t, plain = case
