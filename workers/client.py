@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, TypeAlias
 
 import trio
 
-from spacetimedb.memory.ring import ReaderDropped
+from spacetimedb.memory.ring import ReaderDropped, RingCorrupt
 from spacetimedb.protocol import frames, v1, v2
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.large_answers import Slices
@@ -169,7 +169,8 @@ class Lane:
         """Databases that take no more requests for now: nothing is read from their clients."""
         self.clients: set[Client] = set()
         self.on_dropped: Callable[[], None] = lambda: None
-        """Called when a database was found not to have waited for this reader: its link is no good any more."""
+        """Called when a database was found not to have waited for this reader, or to publish what cannot be read: its
+        link is no good any more."""
         self.slices = Slices(lambda: self.on_dropped())
         self.active = trio.Event()
         """Set, and replaced, when something happened that figures for metrics show."""
@@ -213,7 +214,7 @@ class Lane:
                 if events & selectors.EVENT_READ and client.state != GONE:
                     try:
                         self._read(client)
-                    except ReaderDropped:
+                    except (ReaderDropped, RingCorrupt):
                         self.on_dropped()
                         continue
                     links.add(client.link)

@@ -23,7 +23,7 @@ from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.heap import RowReader
 from spacetimedb.memory.mailbox import MailboxWriter
 from spacetimedb.memory.region import Region
-from spacetimedb.memory.ring import RingCorrupt, RingReader
+from spacetimedb.memory.ring import ReaderDropped, RingCorrupt, RingReader
 from spacetimedb.protocol import v2
 from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, TableChange, changes
 from spacetimedb.subscriptions.query_sets import Subscriptions
@@ -97,6 +97,7 @@ class DatabaseLink:
         """Mailbox records of this round."""
         self.congested = False
         """The mailbox was full: nothing is read from clients until there is room."""
+        self.fault: RingCorrupt | None = None
         self.down = False
         self.down_reason = ""
         """Why the database stopped, if its module is the cause."""
@@ -230,7 +231,11 @@ class DatabaseLink:
         while True:
             if self.down:
                 raise DatabaseGone
-            self.pump()
+            try:
+                self.pump()
+            except (ReaderDropped, RingCorrupt):
+                self.lane.on_dropped()
+                raise DatabaseGone from None
             if self.lookups.is_pausing:
                 event = trio.Event()
                 self.lookups.when_current(event.set)
@@ -309,10 +314,27 @@ class DatabaseLink:
     def pump(self) -> bool:
         """Processes all that is in the ring now, releases what has become durable. False if there was nothing.
 
-        What comes meanwhile waits for the next time: answers must go out between. Raises ReaderDropped.
+        What comes meanwhile waits for the next time: answers must go out between. Raises ReaderDropped, and
+        RingCorrupt from then on if it cannot be understood.
         """
         if self.down:
             return False
+        if self.fault is not None:
+            raise self.fault
+        try:
+            return self._pump()
+        except ReaderDropped:
+            raise
+        except Exception as error:
+            raise self.distrust(error) from error
+
+    def distrust(self, error: Exception) -> RingCorrupt:
+        """What the database published cannot be understood: `pump` says so until the database is replaced."""
+        self.fault = RingCorrupt("the database published what cannot be read")
+        self.fault.__cause__ = error
+        return self.fault
+
+    def _pump(self) -> bool:
         worked = False
         ring = self._ring
         goal = ring.position + ring.pending()

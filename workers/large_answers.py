@@ -49,12 +49,12 @@ class Slices:
 
     def __init__(self, on_dropped: Callable[[], None]) -> None:
         self._on_dropped = on_dropped
-        self._jobs: deque[Callable[[], bool]] = deque()
+        self._jobs: deque[tuple[DatabaseLink, Callable[[], bool]]] = deque()
         self._more = trio.Event()
 
-    def add(self, job: Callable[[], bool]) -> None:
-        """Runs the job when those before it are done."""
-        self._jobs.append(job)
+    def add(self, link: DatabaseLink, job: Callable[[], bool]) -> None:
+        """Runs the job when those before it are done. If it fails the database is not trusted any more."""
+        self._jobs.append((link, job))
         self._more.set()
 
     async def run(self) -> None:
@@ -65,10 +65,13 @@ class Slices:
             while self._jobs:
                 until = perf_counter() + SLICE_S
                 while perf_counter() < until:
+                    link, job = self._jobs[0]
                     try:
-                        has_more = self._jobs[0]()
-                    except ReaderDropped:
+                        has_more = job()
+                    except Exception as error:
                         has_more = False
+                        if not isinstance(error, ReaderDropped):
+                            link.distrust(error)
                         self._on_dropped()
                     if not has_more:
                         self._jobs.popleft()
@@ -120,7 +123,7 @@ def answer_later(
         link.outbox.flush()
         return False
 
-    link.lane.slices.add(job)
+    link.lane.slices.add(link, job)
 
 
 def bytes_of(parts: Iterable[Part]) -> list[bytes]:
@@ -158,7 +161,7 @@ def enter_rows(link: DatabaseLink, table_id: int, then: Callable[[], None]) -> N
         link.outbox.flush()
         return False
 
-    link.lane.slices.add(job)
+    link.lane.slices.add(link, job)
 
 
 def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], then: Callable[[], None]) -> None:
@@ -184,7 +187,7 @@ def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], t
         link.outbox.flush()
         return False
 
-    link.lane.slices.add(job)
+    link.lane.slices.add(link, job)
 
 
 async def indexes_built(link: DatabaseLink, table: TableRef, columns: Sequence[int]) -> None:

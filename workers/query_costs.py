@@ -134,7 +134,7 @@ class QueryCosts:
                 return False
             return True
 
-        link.lane.slices.add(step)
+        link.lane.slices.add(link, step)
         return True
 
     def follow(self, record: bytes) -> None:

@@ -158,6 +158,14 @@ def publish_garbage(ctx: ReducerContext, size: u32) -> None:
     host_object("RingWriter").append_batch([bytes(size)])
 
 
+@m.reducer
+def publish_garbage_silently(ctx: ReducerContext) -> None:
+    """No reader is woken for it, so it is found by whoever looks next."""
+    host_object("RingWriter").append_batch([bytes(64)])
+    while True:
+        pass
+
+
 HEAD_WORDS = 512
 """More than what stands at the beginning of a ring or mailbox: positions and flags."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_S, until
 from server_process import SAMPLES, RequestFailed, ServerProcess
-from session_client import SessionClient
+from session_client import Ended, SessionClient
 
 from spacetimedb.protocol import v2_client as v2
 
@@ -210,6 +210,27 @@ def test_garbage_for_the_readers(server: ServerProcess, others: None, size: int)
     except RequestFailed:
         pass
     add(server)
+
+
+def test_garbage_that_a_client_finds(server: ServerProcess, others: None) -> None:
+    """The reader looks into the ring because a client asks for something, not because it was told to."""
+    query = "compression=None&confirmed=false"
+    caller, asking = (SessionClient(server.base_url, "hostile", [V3], query) for _ in range(2))
+    for client in (caller, asking):
+        assert isinstance(client.receive(), v2.InitialConnection)
+    with pytest.raises((Ended, OSError)):
+        subscribe_again_and_again(asking, caller)
+    caller.receive_all()
+    add(server)
+
+
+def subscribe_again_and_again(asking: SessionClient, caller: SessionClient) -> None:
+    """Until the connection ends."""
+    for number in range(10_000):
+        if number == 1:  # the table is known, so that nobody is asked any more
+            caller.send(v2.call_reducer(1, "publish_garbage_silently", b""))
+        asking.send(v2.subscribe(1 + number, number, ["SELECT * FROM entry"]))
+        asking.receive()
 
 
 MESSAGES = ("row counts", "slow readers", "dropped readers", "answers")
