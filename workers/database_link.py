@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
-MAX_HELD: Final = 16384
-"""Batches of messages that wait until they are durable; a client with more is dropped."""
-
 LEAST_BYTES: Final = 8
 """Of any record."""
 MAX_CLOSE_BYTES: Final = 123

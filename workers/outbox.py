@@ -65,6 +65,13 @@ class Outbox:
         if self.holding:
             self._expect_log()
 
+    def discard(self) -> None:
+        """What was read from the heap may be wrong: nobody gets what is not sent yet."""
+        while self.touched:
+            client = self.touched.pop()
+            client.messages.clear()
+            client.gathering.clear()
+
     def keep_for_batch(self, message: bytes) -> None:
         """Keeps a message until `flush` ends, so that no other gets its id meanwhile; see `flush_client`."""
         self.shared.append(message)

@@ -167,9 +167,10 @@ class Reader:
             if link.outbox.touched:
                 link.outbox.flush()
         except ReaderDropped:
-            pass
+            link.outbox.discard()
         except Exception:
             traceback.print_exc()
+            link.outbox.discard()
         link.go_down(reason)
 
     # -- the rings
@@ -264,16 +265,7 @@ class Reader:
         """Serves until told to stop, or until the supervisor is gone."""
         async with trio.open_nursery() as nursery:
             lane = self.lane
-            for task in (
-                self._listen,
-                self._pump,
-                lane.run,
-                lane.slices.run,
-                lane.post_all,
-                lane.keep_alive,
-                lane.reap,
-                self._count,
-            ):
+            for task in (self._listen, self._pump, *lane.tasks, self._count):
                 nursery.start_soon(_or_die, task)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, nursery)

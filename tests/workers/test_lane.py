@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol import v2_client
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers import client as lane_module
@@ -191,3 +192,23 @@ async def test_a_close_waits_for_the_backlog(autojump_clock: trio.testing.MockCl
     await trio.sleep(lane_module.CLOSE_BACKLOG_S)
     assert other.state == GONE
     nursery.cancel_scope.cancel()
+
+
+async def test_what_may_be_wrong_is_not_sent_before_a_close() -> None:
+    """A reader that was dropped closes its clients; what it read from the heap since then does not reach them."""
+    lane = Lane()
+    link = Link(lane)
+
+    def check() -> None:
+        raise ReaderDropped
+
+    link.outbox = Outbox(lane, check, lambda: None)
+    client, theirs = connected(lane, link)
+    link.outbox.tell(client, b"wrong")
+    with pytest.raises(ReaderDropped):
+        link.outbox.flush()
+    link.outbox.discard()
+    lane.close(client, 1011, "")
+    assert theirs.recv(100) == b"\x89\x00\x88\x02\x03\xf3"
+    lane.drop(client)
+    theirs.close()
