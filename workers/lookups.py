@@ -23,7 +23,7 @@ import trio
 from msgspec import Struct
 
 from spacetimedb.hosts import mail
-from spacetimedb.memory.ring import RingCorrupt
+from spacetimedb.memory.ring import iter_records
 from spacetimedb.sql.predicate import key_functions
 from spacetimedb.store.commit_record import COMMIT, TableChange, changes
 from spacetimedb.subscriptions.large_tables import LARGE_TABLE
@@ -39,9 +39,6 @@ KEEP_S: Final = 10.0
 PAUSES_BEFORE_INDEX: Final = 64
 MAX_HELD_BYTES: Final = 16 << 20
 """Of the ring, while the reader pauses; then the clients whose joins are the cause are closed."""
-LEAST_BYTES: Final = 8
-"""Of any record."""
-_HEAD: Final = Layout("<IB")
 _TABLES: Final = Layout("<H")
 
 
@@ -215,7 +212,7 @@ class RowLookups:
         """More records while the reader pauses. Gives all that it holds when it can go on, else None."""
         self._held.append(data)
         reader = self._link.reader
-        for kind, at in _split(data):
+        for kind, at, _ in iter_records(data):
             if kind == mail.LOOKED_UP:
                 _, _, _, slot, number, _, _, block = mail.LOOKED_UP_RECORD.unpack_from(data, at)
                 asked = self._asked.get(number)
@@ -261,7 +258,7 @@ class RowLookups:
 
     def _records(self, data: bytes) -> Iterator[list[TableChange]]:
         """The changes of each commit."""
-        for kind, at in _split(data):
+        for kind, at, _ in iter_records(data):
             if kind == COMMIT:
                 yield changes(data, at, _TABLES.unpack_from(data, at + 6)[0])
             elif kind == mail.SPILLED:
@@ -272,14 +269,3 @@ class RowLookups:
         resumed, self._resumed = self._resumed, []
         for then in resumed:
             then()
-
-
-def _split(data: bytes) -> Iterator[tuple[int, int]]:
-    """(kind, position) of each record."""
-    at, end = 0, len(data)
-    while at < end:
-        length, kind = _HEAD.unpack_from(data, at)
-        if length < LEAST_BYTES:
-            raise RingCorrupt(f"a record of {length} bytes")
-        yield kind, at
-        at += length
