@@ -37,7 +37,7 @@ LOADS = {
 REQUIRED = {
     "closed": ("calls.rate >= 8000", "failed == 0", "lost == 0"),
     "rows": ("rows.rate >= 60000", "failed == 0", "lost == 0"),
-    "players": ("clients >= 5000", "calls.rate >= 4950", "failed == 0", "lost == 0"),
+    "players": ("clients >= 5000", "task.p99 < 1000ms", "failed == 0", "lost == 0"),
     "idle": ("clients >= 10000",),
     "game": (),
 }
