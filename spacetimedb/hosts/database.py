@@ -14,7 +14,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from struct import Struct as Layout
 from time import perf_counter_ns
 from typing import Any, Final
@@ -30,7 +30,8 @@ from spacetimedb.hosts.module_log import ModuleLog, text_of
 from spacetimedb.hosts.procedures import Procedures
 from spacetimedb.hosts.row_import import import_rows
 from spacetimedb.hosts.schedule_table import ScheduleTable
-from spacetimedb.hosts.scheduler import Job, Scheduler, next_tick_us
+from spacetimedb.hosts.scheduler import Job
+from spacetimedb.hosts.schedules import Schedules
 from spacetimedb.hosts.statements import run_statement
 from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.hosts.views import Views
@@ -55,7 +56,7 @@ from spacetimedb.store.commit_record import (
 from spacetimedb.store.store import Store
 from spacetimedb.store.table import Table
 from spacetimedb.types.errors import DecodeError
-from spacetimedb.types.special import ConnectionId, Identity, Interval, Timestamp
+from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 
 FATAL: Final = "The instance encountered a fatal error."
 OUT_OF_ENERGY: Final = "reducer ran out of energy"
@@ -143,7 +144,7 @@ class Database:
         self.budget = Budget()
         self.memory = MemoryReserve()
         self.log = ModuleLog(clock)
-        self.scheduler = Scheduler()
+        self.schedules = Schedules(clock)
         self.clients: dict[tuple[int, int], Caller] = {}
         self.module: Module
         self.definition: ModuleDef
@@ -164,7 +165,6 @@ class Database:
         """Name and parameters of the reducers by id in each generation."""
         self._clock = clock
         self._last_us = 0
-        self._schedules: dict[int, ScheduleTable] = {}
         self._on_connect: Reducer | None = None
         self._on_disconnect: Reducer | None = None
         self._self = caller(identity, None)
@@ -185,7 +185,7 @@ class Database:
         db: Any,
         tables: dict[object, Table],
     ) -> None:
-        """The functions of a module, over tables that are in the store. Forgets all schedules: see `add_schedule`."""
+        """The functions of a module, over tables that are in the store. Forgets all schedules: see `Schedules.add`."""
         self.module, self.definition, self.raw_definition = module, definition, raw_definition
         self.table_ids, self.program_hash = table_ids, program_hash
         self.figures.look_again()
@@ -198,18 +198,11 @@ class Database:
         self._context.view_db = self.store.read_only_db(tables)
         self.procedures.install(module)
         self.views.install(module.views, definition, table_ids, tables)
-        self._schedules.clear()
-        self.scheduler.clear()
+        self.schedules.clear()
 
     def new_context(self) -> DatabaseContext:
         """What contexts see, with tables of their own: `view_db` is to be set."""
         return DatabaseContext(self.identity, self.log, self.claims_of)
-
-    def add_schedule(self, table_id: int, schedule: ScheduleTable) -> None:
-        """Follows a schedule table and queues the rows it has: intervals count from now."""
-        self._schedules[table_id] = schedule
-        for row in self.store.tables[table_id].reader.iter():
-            self.arm_row(table_id, schedule.key(row), schedule.at(row))
 
     # -- time
 
@@ -408,18 +401,18 @@ class Database:
 
     def next_due_us(self) -> int | None:
         """When `run_due` has something to do next (microseconds), or None."""
-        return self.scheduler.next_due_us()
+        return self.schedules.next_due_us()
 
     def run_due(self) -> bool:
         """Runs the earliest scheduled call that is due. False if none is."""
-        job = self.scheduler.pop_due(self._clock())
+        job = self.schedules.pop_due()
         if job is None:
             return False
         self._run_job(job)
         return True
 
     def _run_job(self, job: Job) -> None:
-        schedule = self._schedules[job.table_id]
+        schedule = self.schedules.tables[job.table_id]
         row = schedule.find(job.key)
         if row is None:
             return
@@ -448,42 +441,8 @@ class Database:
             self.emit(deltas, MUTATIONS_ONLY, self.timestamp_us(), NO_READER, 0, 0, NO_REDUCER, 0, 0)
 
     def arm_next(self, job: Job, schedule: ScheduleTable) -> bool:
-        """After a run: arms the next one of an interval. True if a one-shot row is left, to be deleted."""
-        if self.scheduler.is_armed(job.table_id, job.key):
-            return False  # the run set a new time
-        row = schedule.find(job.key)
-        if row is None:
-            return False
-        at = schedule.at(row)
-        if not isinstance(at, Interval):
-            return True
-        interval = abs(int(at.value))
-        due = next_tick_us(job.due_us, interval, max(self._clock(), self._last_us))
-        self.scheduler.arm(job.table_id, job.key, due, interval)
-        return False
-
-    def _arm(self, deltas: list[TableDelta]) -> None:
-        """Follows committed changes of schedule tables. A row whose time did not change stays where it is in the
-        queue."""
-        for delta in deltas:
-            schedule = self._schedules.get(delta.table_id)
-            if schedule is None:
-                continue
-            old = {schedule.key(row): schedule.at(row) for row in map(schedule.decode, delta.deletes)}
-            for row in map(schedule.decode, delta.inserts):
-                key = schedule.key(row)
-                if old.pop(key, None) != schedule.at(row):
-                    self.arm_row(delta.table_id, key, schedule.at(row))
-            for key in old:
-                self.scheduler.disarm(delta.table_id, key)
-
-    def arm_row(self, table_id: int, key: Hashable, at: Any) -> None:
-        """Queues a schedule row from now on: an interval counts from this moment."""
-        if isinstance(at, Interval):
-            interval = abs(int(at.value))
-            self.scheduler.arm(table_id, key, self._clock() + interval, interval)
-        else:
-            self.scheduler.arm(table_id, key, int(at.value), 0)
+        """See `Schedules.arm_next`."""
+        return self.schedules.arm_next(job, schedule, max(self._clock(), self._last_us))
 
     # -- the inside of a call
 
@@ -525,8 +484,8 @@ class Database:
             if always_logged or not deltas[0].flags & UNLOGGED or not all(d.flags & UNLOGGED for d in deltas):
                 self.horizon += 1
                 flags |= LOGGED
-            if self._schedules:
-                self._arm(deltas)
+            if self.schedules.tables:
+                self.schedules.follow(deltas)
         self.out.append(
             build_commit(
                 deltas,

@@ -360,4 +360,4 @@ def _bind_schedule(database: Database, definition: TableDef, table_id: int) -> N
         table.decode,
         database.now_us,
     )
-    database.add_schedule(table_id, bound)
+    database.schedules.add(table_id, bound, database.store.tables[table_id].reader.iter())

@@ -27,8 +27,10 @@ from spacetimedb import (
     u32,
     u64,
 )
+from spacetimedb.hosts.figures import DELAY
 from spacetimedb.hosts.schedule_table import ScheduleRefused
 from spacetimedb.hosts.scheduler import MAX_DELAY_US, next_tick_us
+from spacetimedb.memory.figures import figures
 
 CASES = Path(__file__).parents[1] / "vectors" / "module"
 SECOND = 1_000_000
@@ -168,6 +170,19 @@ def missed_ticks_are_skipped(rig: Rig) -> None:
     rig.host.advance(0)
     rig.host.advance(2)
     assert rig.ran() == [("shot", 3.5), ("shot", 4.0), ("shot", 5.0)]
+
+
+def lateness_is_counted(rig: Rig) -> None:
+    """For whoever runs the server: the metric has it, where upstream's server writes a line from 30 ms on."""
+    rig.shoot(1, at=1)
+    rig.host._now = rig.start + round(1.04 * SECOND)  # nothing ran in this time
+    rig.host.advance(0)
+    assert rig.ran() == [("shot", 1.04)]
+    words = rig.host._database.figures._board.words
+    [delay] = [figure for figure in figures(words, 0, len(words)) if figure.family == DELAY.name]
+    total_us, *counts = delay.values
+    assert (delay.labels, total_us, sum(counts)) == (("fire",), 40_000, 1)
+    assert counts[DELAY.bounds.index(50_000)] == 1
 
 
 def the_past_is_now(rig: Rig) -> None:
@@ -311,7 +326,7 @@ TOPICS: dict[str, tuple[Callable[[Rig], None], ...]] = {
     "interval": (first_after_one_interval, missed_ticks_are_skipped),
     "time": (the_past_is_now,),
     "max-delay": (as_long_as_can_be,),
-    "resolution": (never_before_its_time,),
+    "resolution": (never_before_its_time, lateness_is_counted),
     "concurrency": (a_waiting_procedure_holds_up_nobody,),
     "argument": (the_row_is_read_when_due,),
     "one-shot-reducer": (visible_while_it_runs, a_crash_before_its_row_is_deleted),
