@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import linecache
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from types import FrameType
@@ -253,10 +252,6 @@ class Table:
             return count * self.row_length
         rows = self._heap.rows(list(islice(self.refs_by_key.values(), sample)))
         return sum(map(len, rows)) * count // len(rows)
-
-    def refs(self) -> bytes:
-        """Refs of all committed rows as native u64, in no particular order."""
-        return array("Q", self.refs_by_key.values()).tobytes()
 
     def look_up(self, column: int, keys: Iterable[bytes], limit: int | None) -> list[int] | None:
         """Refs of the committed rows with these values of a column, each as a reader's indexes have it: strings and

@@ -47,7 +47,7 @@ def test_load_and_refs() -> None:
     table.load(images)
     check(store)
     assert table.row_count == 100
-    refs = array("Q", table.refs())
+    refs = array("Q", table.refs_by_key.values())
     assert store.heap.rows(refs) == table.images()
     assert sorted(table.images()) == sorted(images)
     assert store.commit() == []
@@ -94,12 +94,12 @@ def test_reload_with_a_new_row_class_keeps_rows_refs_and_sequences() -> None:
     for row in players(30):
         table.handle.insert(row)
     store.commit()
-    refs = sorted(array("Q", table.refs()))
+    refs = sorted(array("Q", table.refs_by_key.values()))
     definition = define("player", PLAYER_COLUMNS, unique("id"), Index("name"), key="id")
     swapped = store.reload(4096, definition, shape_from(Person, PLAYER_COLUMNS))
     check(store)
     assert store.tables[4096] is store.by_name["player"] is swapped
-    assert sorted(array("Q", swapped.refs())) == refs
+    assert sorted(array("Q", swapped.refs_by_key.values())) == refs
     found = swapped.handle.name.filter("name 7")
     assert [type(row) for row in found] == [Person]
     swapped.handle.id.delete(7)

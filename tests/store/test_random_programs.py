@@ -314,7 +314,7 @@ class Program:
         self.clear()
         self.commit()
         self.check()
-        assert self.table.refs() == b""
+        assert not self.table.refs_by_key
 
     def image(self, row: Any) -> bytes:
         """A row that came out, as bytes; it is scribbled on afterwards."""
