@@ -43,9 +43,9 @@ from spacetimedb.workers.backup_requests import BackupRequests
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.durable_answers import gone, until_durable
 from spacetimedb.workers.handlers import run_handler
-from spacetimedb.workers.large_answers import indexes_built, select
+from spacetimedb.workers.large_answers import indexes_built, page_of, result_of_page, select
 from spacetimedb.workers.metrics import Metrics
-from spacetimedb.workers.row_limit import ST_VAR, check_plan
+from spacetimedb.workers.row_limit import ST_VAR, check_plan, row_limit
 from spacetimedb.workers.views import plan_over_views
 from spacetimedb.workers.waiter import DatabaseGone, Waiter, request
 
@@ -366,22 +366,7 @@ class ReaderBackend(BackupRequests):
         try:
             if plan.reads_views:
                 plan = await plan_over_views(link, text, caller.identity, is_owner, user)
-            tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR)
-            await link.with_tables(tables)
-            if not is_owner:
-                check_plan(link, plan)
-            missing = link.subscriptions.missing_search_index(plan)
-            if missing is not None and explained is None:
-                await indexes_built(link, *missing)
-                await link.with_tables(tables)
-            horizon = link.position_horizon
-            if explained is None:
-                result = await select(link, plan)
-            else:
-                elsewhere = await link.costs.elsewhere(explained, is_owner)
-                await link.with_tables(tables)
-                steps = link.subscriptions.explain(plan, explained, is_owner, elsewhere)
-                result = SelectResult(EXPLAIN_COLUMNS, steps)
+            result, horizon = await self._result(link, plan, explained, is_owner)
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the query ran") from None
         except SqlError as error:
@@ -400,6 +385,34 @@ class ReaderBackend(BackupRequests):
             await until_durable(link, horizon)
         micros = round((trio.current_time() - started) * 1e6)
         return SqlOutcome(json.dumps(product_to_json(row_type), separators=(",", ":")), rows, micros)
+
+    async def _result(
+        self, link: DatabaseLink, plan: SelectPlan, explained: str | None, is_owner: bool
+    ) -> tuple[SelectResult, int]:
+        """The result and the horizon that it shows. Raises SqlError, DatabaseGone."""
+        asked = page_of(plan) if explained is None else None
+        if asked is not None and not is_owner:
+            await link.with_tables((ST_VAR,))
+            if row_limit(link) is not None:
+                asked = None  # what the query looks at must be known before
+        page = None if asked is None else await link.lookups.page(plan.table.table_id, *asked)
+        if page is not None:
+            return result_of_page(plan, page.rows, page.count), link.position_horizon
+        tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR)
+        await link.with_tables(tables)
+        if not is_owner:
+            check_plan(link, plan)
+        if explained is not None:
+            elsewhere = await link.costs.elsewhere(explained, is_owner)
+            await link.with_tables(tables)
+            steps = link.subscriptions.explain(plan, explained, is_owner, elsewhere)
+            return SelectResult(EXPLAIN_COLUMNS, steps), link.position_horizon
+        missing = link.subscriptions.missing_search_index(plan)
+        if missing is not None:
+            await indexes_built(link, *missing)
+            await link.with_tables(tables)
+        horizon = link.position_horizon
+        return await select(link, plan), horizon
 
     async def schema(self, database: DatabaseInfo, version: Literal["9", "10"]) -> str:
         """From the definition that the actor announced."""

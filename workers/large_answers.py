@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.003
 JOINED_ROWS: Final = 2048
 """Rows of the tables of a join from which on it is done in pieces."""
+MAX_PAGE_ROWS: Final = 1000
+"""Rows of a large table up to which the actor is asked for them."""
+_MAX_OFFSET: Final = 1 << 62
 UNCOMPRESSED: Final = b"\0"
 PLACEHOLDER_BYTES: Final = 2
 """Enough for an object of its own: Python shares shorter ones."""
@@ -195,6 +198,28 @@ async def indexes_built(link: DatabaseLink, table: TableRef, columns: Sequence[i
     done = trio.Event()
     build_indexes(link, table, columns, done.set)
     await done.wait()
+
+
+def page_of(plan: SelectPlan) -> tuple[int, int] | None:
+    """(offset, count) if a plan wants just some rows of one table, or just their number; None for any other."""
+    shaping = plan.shaping
+    if not plan.is_single or plan.others or plan.where is not None or plan.table.is_event:
+        return None
+    if plan.returned is None and plan.picked is None and shaping is None:
+        return 0, 0
+    if plan.limit is None or plan.limit > MAX_PAGE_ROWS:
+        return None
+    if shaping is None:
+        return 0, plan.limit
+    return (min(shaping.offset, _MAX_OFFSET), plan.limit) if shaping.outputs is None and not shaping.order else None
+
+
+def result_of_page(plan: SelectPlan, rows: list[bytes], count: int) -> SelectResult:
+    """The result of a plan that `page_of` knows, of its rows and the number of all."""
+    if plan.returned is None and plan.picked is None:
+        return SelectResult(plan.columns, [count.to_bytes(8, "little")])
+    plain = msgspec.structs.replace(plan, shaping=None)
+    return execute_select(plain, _Gathered({plan.table.table_id: rows}))
 
 
 async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:

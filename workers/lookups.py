@@ -1,4 +1,5 @@
-"""Rows of tables that this reader does not know, looked up by the keys of an index: the actor has every index.
+"""Rows of tables that this reader does not know, looked up by the keys of an index, as the actor has every index, or by
+their places in the table.
 
 The answer is a record of the ring, so the rows have an exact place in the commit order; from there on a partial index
 follows the commits (`subscriptions.live_queries`). Indexes that nobody uses any more are kept for KEEP_S.
@@ -28,6 +29,7 @@ from spacetimedb.sql.predicate import key_functions
 from spacetimedb.store.commit_record import COMMIT, TableChange, changes
 from spacetimedb.subscriptions.large_tables import LARGE_TABLE
 from spacetimedb.workers.large_answers import build_indexes
+from spacetimedb.workers.waiter import DatabaseGone
 
 if TYPE_CHECKING:
     from spacetimedb.sql.catalog import TableRef
@@ -53,6 +55,20 @@ class _Asked(Struct):
     rows: list[bytes] | None = None
 
 
+class Page(Struct, frozen=True):
+    """Rows of a table by their places in it; `count`: how many the table has."""
+
+    rows: list[bytes]
+    count: int
+
+
+class _AskedPage(Struct):
+    """A request for a page. Once `came` is set: the page, None if refused."""
+
+    came: trio.Event
+    page: Page | None = None
+
+
 class RowLookups:
     """See the head of the module. ``counts``: rows of each table that was looked into, at this place of the ring."""
 
@@ -61,6 +77,7 @@ class RowLookups:
         self._number = int.from_bytes(os.urandom(4), "little")
         """Of the last request. A reader that died may have answers under way for the same place."""
         self._asked: dict[int, _Asked] = {}
+        self._pages: dict[int, _AskedPage] = {}
         self._declined: dict[tuple[int, int], float] = {}
         self._kept: dict[tuple[int, int], float] = {}
         self.counts: dict[int, int] = {}
@@ -109,10 +126,36 @@ class RowLookups:
             mail.look_up(number, table_id, asked.column, asked.keys, whatever=asked.then is None)
         )
 
+    async def page(self, table_id: int, offset: int, count: int) -> Page | None:
+        """So many rows from the offset, in the table's order, as they are now. None if all rows are better read here.
+
+        Raises DatabaseGone. Whoever is cancelled leaves nothing behind.
+        """
+        link = self._link
+        known = link.known_rows.get(table_id)
+        if table_id not in link.catalog.stored_tables or (known is not None and len(known) < LARGE_TABLE):
+            return None
+        self._number = number = (self._number + 1) & 0xFFFFFFFF
+        asked = self._pages[number] = _AskedPage(trio.Event())
+        link.outgoing.append(mail.page(number, table_id, count, offset))
+        link.post()
+        try:
+            await asked.came.wait()
+        finally:
+            self._pages.pop(number, None)
+        if link.down:
+            raise DatabaseGone
+        return asked.page
+
     def came(self, record: bytes) -> None:
         """A LOOKED_UP record at this place of the ring, perhaps another reader's."""
         _length, _kind, _zero, reader, number, _zero, count, block = mail.LOOKED_UP_RECORD.unpack(record)
         if reader != self._link.reader:
+            return
+        page = self._pages.get(number)
+        if page is not None:
+            page.page = Page(self._rows(block), count) if block else None
+            page.came.set()
             return
         asked = self._asked.pop(number, None)
         if asked is None or asked.then is None:
@@ -269,3 +312,6 @@ class RowLookups:
         resumed, self._resumed = self._resumed, []
         for then in resumed:
             then()
+        if self._link.down:
+            for page in self._pages.values():
+                page.came.set()

@@ -399,6 +399,8 @@ class TransactionActor:
             self._refs_copies.begin(int.from_bytes(body, "little"))
         elif kind == mail.LOOK_UP:
             database.out.append(row_lookups.answer(database, reader, request_id, body, detail == mail.WHATEVER))
+        elif kind == mail.PAGE:
+            database.out.append(row_lookups.answer_page(database, reader, request_id, body))
         elif kind == mail.VIEW:
             name, sender = mail.split_named(body)
             database.views.answer(reader, request_id, (name, Identity(sender) if sender else None))

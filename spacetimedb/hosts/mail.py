@@ -6,7 +6,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     request (reader -> actor)
      0  u32  length of the record
      4  u8   kind: CALL, CONNECT, DISCONNECT, REFS, SQL, PROCEDURE, NOTHING, HANDLER, VIEW, VIEW_UNUSED, PIECE,
-                RELAY, IMPORT, LOOK_UP
+                RELAY, IMPORT, LOOK_UP, PAGE
      5  u8   low 3 bits: how many of the last bytes are padding; CALL: above them the generation of the reducer ids
      6  u16  CALL: reducer id, or BY_NAME, BAD_CALL: the body starts with a name; PIECE: MORE; LOOK_UP: WHATEVER;
              otherwise 0
@@ -31,6 +31,8 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
     PIECE       a piece of a record that is too long for the mailbox; the last piece comes without MORE
     LOOK_UP     u32 table id, u32 column, then keys of the index of this column (as in `sql.literals`), each with its
                 u32 length before it: where are the rows with these keys? The request id comes back in LOOKED_UP
+    PAGE        u32 table id, u32 count, u64 offset: where are so many rows, from the offset in the order in which the
+                table keeps them? The request id comes back in LOOKED_UP
     RELAY       what readers tell each other (`workers.query_costs`): put into the ring as RELAYED
 
     answer (actor -> readers, kind ANSWER in the commit ring)
@@ -96,6 +98,7 @@ PIECE: Final = 11
 RELAY: Final = 12
 IMPORT: Final = 13
 LOOK_UP: Final = 14
+PAGE: Final = 15
 MORE: Final = 1
 WHATEVER: Final = 1
 GENERATIONS: Final = 32
@@ -126,6 +129,7 @@ VIEW_READY_HEAD: Final = Layout("<IBBHIIQ")
 RELAYED_HEAD: Final = Layout("<IBBHII")
 LOOKED_UP_RECORD: Final = Layout("<IBBHIIQQ")
 LOOK_UP_HEAD: Final = Layout("<II")
+PAGE_BODY: Final = Layout("<IIQ")
 CLOSE_CLIENTS_RECORD: Final = Layout("<IB3x").pack(8, CLOSE_CLIENTS)
 ROW_COUNTS: Final = Layout("<QQQ")
 PADDING: Final = [b"\0" * n for n in range(8)]
@@ -206,6 +210,11 @@ def look_up_keys(body: bytes) -> list[bytes]:
         at += 4 + length
         keys.append(body[at - length : at])
     return keys
+
+
+def page(number: int, table_id: int, count: int, offset: int) -> bytes:
+    """One PAGE request."""
+    return request(PAGE, 0, 0, number, PAGE_BODY.pack(table_id, count, offset))
 
 
 def looked_up(reader: int, number: int, row_count: int, block: int) -> bytes:

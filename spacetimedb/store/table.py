@@ -290,6 +290,16 @@ class Table:
                 return None
         return out
 
+    def page(self, offset: int, count: int) -> list[int]:
+        """Refs of so many committed rows from the offset on, in the table's order: that of insertion; a row that
+        changes stays where it is. O(count + rows between the page and the nearer end)."""
+        refs = self.refs_by_key
+        total = len(refs)
+        start, stop = min(offset, total), min(offset + count, total)
+        if start <= total - stop:
+            return list(islice(refs.values(), start, stop))
+        return list(islice(reversed(refs.values()), total - stop, total - start))[::-1]
+
     def _key_of(self, row: Any) -> Any:
         """Where a row stands in `rows`, in a table with a key."""
         assert self.layout.key is not None

@@ -509,3 +509,15 @@ def test_names_and_ids_are_taken_once() -> None:
         with pytest.raises(ValueError, match="exists already"):
             store.add_table(table_id, definition, shape_from(None, dict.fromkeys(ACCOUNT_COLUMNS, U8)))
     assert PLAYER_COLUMNS
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 3), (2, 5), (6, 3), (9, 1), (8, 9), (10, 4), (99, 1), (3, 0)])
+def test_pages_are_in_the_order_of_insertion(offset: int, count: int) -> None:
+    store, table = committed(*(Account(id=100 - number, balance=number) for number in range(12)))
+    for gone in (100, 95):
+        table.handle.id.delete(gone)
+    table.handle.id.update(Account(id=98, balance=7))
+    store.commit()
+    expected = [number for number in range(100, 88, -1) if number not in (100, 95)]
+    rows = table._heap.rows(table.page(offset, count))
+    assert [int.from_bytes(row[:4], "little") for row in rows] == expected[offset : offset + count]

@@ -14,6 +14,7 @@ from soak import SoakClient
 from spacetimedb.protocol import v2_client as v2
 
 DATABASE = "sql-rows"
+PAGES = "sql-pages"
 ROWS = 40_000
 OWNERS = 100
 PATIENCE_S = 60.0
@@ -28,9 +29,9 @@ def rows(server: ServerProcess) -> ServerProcess:
     return server
 
 
-def stranger_sql(server: ServerProcess, query: str) -> list[list[Any]]:
+def stranger_sql(server: ServerProcess, query: str, database: str = DATABASE) -> list[list[Any]]:
     """Rows for a caller that does not own the database."""
-    answer = server.request("POST", f"/v1/database/{DATABASE}/sql", query, authorized=False)
+    answer = server.request("POST", f"/v1/database/{database}/sql", query, authorized=False)
     found: list[list[Any]] = answer.json()[0]["rows"]
     return found
 
@@ -151,3 +152,28 @@ def test_row_limit_binds_strangers(rows: ServerProcess) -> None:
     finally:
         rows.sql(DATABASE, "DELETE FROM st_var WHERE name = 'row_limit'")
     assert len(stranger_sql(rows, "SELECT * FROM things")) == ROWS
+
+
+def test_pages_of_a_large_table(server: ServerProcess) -> None:
+    """Each row is on one page, in the order of insertion, and a caller's own changes are seen at once."""
+    server.publish(SAMPLES / "rows.py", PAGES)
+    server.call(PAGES, "populate", 0, ROWS, OWNERS)
+    size = 1000
+    for offset in (0, 17_000, ROWS - size):
+        page = server.sql(PAGES, f"SELECT * FROM things LIMIT {size} OFFSET {offset}")
+        assert [row[0] for row in page] == list(range(offset, offset + size))
+    assert server.sql(PAGES, f"SELECT id FROM things LIMIT {size} OFFSET {ROWS - 1}") == [[ROWS - 1]]
+    assert server.sql(PAGES, f"SELECT * FROM things LIMIT {size} OFFSET {ROWS}") == []
+    assert server.sql(PAGES, f"SELECT * FROM things LIMIT {size} OFFSET {2**64 - 1}") == []
+    assert server.sql(PAGES, "SELECT * FROM things LIMIT 0") == []
+    assert server.sql(PAGES, "SELECT id FROM things LIMIT 2") == [[0], [1]]
+    for number in range(1, 4):
+        server.sql(PAGES, f"DELETE FROM things WHERE id = {number}")
+        assert server.sql(PAGES, "SELECT COUNT(*) AS n FROM things") == [[ROWS - number]]
+    server.call(PAGES, "touch", 4)
+    assert [row[0] for row in server.sql(PAGES, "SELECT * FROM things LIMIT 3")] == [0, 4, 5]
+    assert stranger_sql(server, "SELECT id FROM things LIMIT 2", PAGES) == [[0], [4]]
+    assert stranger_sql(server, "SELECT COUNT(*) AS n FROM things", PAGES) == [[ROWS - 3]]
+    # The same once a reader knows the table.
+    assert server.sql(PAGES, "SELECT COUNT(*) AS n FROM things WHERE value > 0") == [[1]]
+    assert server.sql(PAGES, f"SELECT id FROM things LIMIT 5 OFFSET {ROWS - 5}") == [[ROWS - 2], [ROWS - 1]]
