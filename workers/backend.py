@@ -32,8 +32,6 @@ from spacetimedb.http.backend import (
 )
 from spacetimedb.schema.json import schema_v9, schema_v10
 from spacetimedb.sql.errors import SqlError
-from spacetimedb.sql.execute import SelectResult
-from spacetimedb.sql.explain import EXPLAIN_COLUMNS
 from spacetimedb.sql.plan import ExplainPlan, SelectPlan, plan_sql
 from spacetimedb.types.algebraic import Product, ProductElement, product_to_json
 from spacetimedb.types.json_arguments import ArgumentError
@@ -43,10 +41,8 @@ from spacetimedb.workers.backup_requests import BackupRequests
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.durable_answers import gone, until_durable
 from spacetimedb.workers.handlers import run_handler
-from spacetimedb.workers.large_answers import indexes_built, page_of, result_of_page, select
 from spacetimedb.workers.metrics import Metrics
-from spacetimedb.workers.row_limit import ST_VAR, check_plan, row_limit
-from spacetimedb.workers.views import plan_over_views
+from spacetimedb.workers.sql_requests import run_select
 from spacetimedb.workers.waiter import DatabaseGone, Waiter, request
 
 if TYPE_CHECKING:
@@ -319,29 +315,24 @@ class ReaderBackend(BackupRequests):
         """A SELECT is answered here, from shared memory; everything else by the actor."""
         link = await self.link(database)
         is_owner = caller.identity == link.owner
-        catalog = link.catalog.for_caller(caller.identity)
         waiter = link.waiter()
         error: SqlError | None = None
-        plan = None
+        selects = False
         try:
-            plan = plan_sql(text, catalog, caller.identity, is_owner)
+            plan = plan_sql(text, link.catalog.for_caller(caller.identity), caller.identity, is_owner)
+            selects = isinstance(plan, (SelectPlan, ExplainPlan))
         except SqlError as found:
             error = found
-        explained = plan.text if isinstance(plan, ExplainPlan) else None
-        if isinstance(plan, ExplainPlan):
-            plan = plan.plan
-        requests = []
-        if error is None and not isinstance(plan, SelectPlan):
-            body = bytes((is_owner,)) + text.encode()
-            requests.append(mail.request(mail.SQL, 0, waiter.number, 0, body))
+        if error is None and not selects:
+            record = mail.request(mail.SQL, 0, waiter.number, 0, bytes((is_owner,)) + text.encode())
         else:
-            requests.append(mail.request(mail.NOTHING, 0, waiter.number, 0, b""))
+            record = mail.request(mail.NOTHING, 0, waiter.number, 0, b"")
         started = trio.current_time()
-        await self._run(link, caller, connection_id, requests, waiter)
+        await self._run(link, caller, connection_id, [record], waiter)
         if waiter.refused:
             raise BackendError(403, waiter.body.decode())
-        if error is None and isinstance(plan, SelectPlan):
-            return await self._select(link, text, plan, explained, caller, is_owner, started, confirmed)
+        if selects:
+            return await self._select(link, text, caller, started, confirmed)
         if error is not None:
             raise BackendError(400, str(error))
         if waiter.outcome is Outcome.SQL_ERROR:
@@ -352,28 +343,14 @@ class ReaderBackend(BackupRequests):
         return SqlOutcome('{"elements":[]}', "[]", waiter.duration_us, inserted, deleted, updated)
 
     async def _select(
-        self,
-        link: DatabaseLink,
-        text: str,
-        plan: SelectPlan,
-        explained: str | None,
-        caller: Claims,
-        is_owner: bool,
-        started: float,
-        confirmed: bool,
+        self, link: DatabaseLink, text: str, caller: Claims, started: float, confirmed: bool
     ) -> SqlOutcome:
-        user = link.new_number()
         try:
-            if plan.reads_views:
-                plan = await plan_over_views(link, text, caller.identity, is_owner, user)
-            result, horizon = await self._result(link, plan, explained, is_owner)
+            result, horizon = await run_select(link, text, caller.identity)
         except DatabaseGone:
             raise BackendError(503, "the database stopped while the query ran") from None
         except SqlError as error:
             raise BackendError(400, str(error)) from None
-        finally:
-            link.views.done(user)
-            link.forget_unused_tables()
         row_type = Product(tuple(ProductElement(c.name, c.algebraic_type) for c in result.columns))
         to_json = row_to_json(row_type)
         texts: list[str] = []
@@ -385,34 +362,6 @@ class ReaderBackend(BackupRequests):
             await until_durable(link, horizon)
         micros = round((trio.current_time() - started) * 1e6)
         return SqlOutcome(json.dumps(product_to_json(row_type), separators=(",", ":")), rows, micros)
-
-    async def _result(
-        self, link: DatabaseLink, plan: SelectPlan, explained: str | None, is_owner: bool
-    ) -> tuple[SelectResult, int]:
-        """The result and the horizon that it shows. Raises SqlError, DatabaseGone."""
-        asked = page_of(plan) if explained is None else None
-        if asked is not None and not is_owner:
-            await link.with_tables((ST_VAR,))
-            if row_limit(link) is not None:
-                asked = None  # what the query looks at must be known before
-        page = None if asked is None else await link.lookups.page(plan.table.table_id, *asked)
-        if page is not None:
-            return result_of_page(plan, page.rows, page.count), link.position_horizon
-        tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR)
-        await link.with_tables(tables)
-        if not is_owner:
-            check_plan(link, plan)
-        if explained is not None:
-            elsewhere = await link.costs.elsewhere(explained, is_owner)
-            await link.with_tables(tables)
-            steps = link.subscriptions.explain(plan, explained, is_owner, elsewhere)
-            return SelectResult(EXPLAIN_COLUMNS, steps), link.position_horizon
-        missing = link.subscriptions.missing_search_index(plan)
-        if missing is not None:
-            await indexes_built(link, *missing)
-            await link.with_tables(tables)
-        horizon = link.position_horizon
-        return await select(link, plan), horizon
 
     async def schema(self, database: DatabaseInfo, version: Literal["9", "10"]) -> str:
         """From the definition that the actor announced."""
