@@ -18,19 +18,14 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     17    actor_pid              actor
     18    actor_state            actor        0 starting, 1 recovering, 2 serving, 3 stopped
     19    ring_stalls            actor        times the actor waited for room in the commit ring
-    20    scheduled_calls        actor
     21    reducer_micros         actor        microseconds spent in reducers
     32    durable                log keeper   durable offset + 1; 0: nothing is durable yet
     33    log_ring_position      log keeper   everything before it is durable
-    34    log_heartbeat          log keeper
     35    log_pid                log keeper
     36    log_bytes              log keeper   bytes written to the log since start
     37    log_syncs              log keeper   fdatasync calls since start
     38    log_failed             log keeper   1: a write failed, nothing is accepted any more
     39    log_full               log keeper   1: there is no room for the log, calls are refused until there is
-    48    supervisor_heartbeat   supervisor
-    49    supervisor_pid         supervisor
-    50    shutdown               supervisor   1: finish what was accepted, then stop
     56    expects_log            supervisor   as that of a reader
     64    reader 0               reader       eight words each, up to reader 15:
                                               +0 expects_log (lowered by the log keeper),
@@ -41,7 +36,7 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     18944                        readers      their boards, 8192 words each
     150016                       readers      what their queries cost, as notices (see `notice`), 2048 words each
 
-Use the constants with `control.words` where it matters (a store is 30 ns), the properties elsewhere.
+The constants below are indexes into `ControlBlock.words`; a store takes 30 ns.
 """
 
 from __future__ import annotations
@@ -65,19 +60,14 @@ ACTOR_HEARTBEAT: Final = 16
 ACTOR_PID: Final = 17
 ACTOR_STATE: Final = 18
 RING_STALLS: Final = 19
-SCHEDULED_CALLS: Final = 20
 REDUCER_MICROS: Final = 21
 DURABLE: Final = 32
 LOG_RING_POSITION: Final = 33
-LOG_HEARTBEAT: Final = 34
 LOG_PID: Final = 35
 LOG_BYTES: Final = 36
 LOG_SYNCS: Final = 37
 LOG_FAILED: Final = 38
 LOG_FULL: Final = 39
-SUPERVISOR_HEARTBEAT: Final = 48
-SUPERVISOR_PID: Final = 49
-SHUTDOWN: Final = 50
 READERS: Final = 64
 
 READER_SLOTS: Final = 16
@@ -108,44 +98,6 @@ READER_NOTICE_WORDS: Final = 2048
 
 SIZE: Final = 8 * (READER_NOTICES + READER_SLOTS * READER_NOTICE_WORDS)
 """Bytes of the block's region; what is not used takes no memory."""
-
-WORD_NAMES: Final = {
-    "next_offset": NEXT_OFFSET,
-    "transactions": TRANSACTIONS,
-    "reducer_calls": REDUCER_CALLS,
-    "reducer_errors": REDUCER_ERRORS,
-    "mailbox_depth": MAILBOX_DEPTH,
-    "ring_position": RING_POSITION,
-    "heap_bytes": HEAP_BYTES,
-    "rows": ROWS,
-    "actor_heartbeat": ACTOR_HEARTBEAT,
-    "actor_pid": ACTOR_PID,
-    "actor_state": ACTOR_STATE,
-    "ring_stalls": RING_STALLS,
-    "scheduled_calls": SCHEDULED_CALLS,
-    "reducer_micros": REDUCER_MICROS,
-    "durable": DURABLE,
-    "log_ring_position": LOG_RING_POSITION,
-    "log_heartbeat": LOG_HEARTBEAT,
-    "log_pid": LOG_PID,
-    "log_bytes": LOG_BYTES,
-    "log_syncs": LOG_SYNCS,
-    "log_failed": LOG_FAILED,
-    "log_full": LOG_FULL,
-    "supervisor_heartbeat": SUPERVISOR_HEARTBEAT,
-    "supervisor_pid": SUPERVISOR_PID,
-    "shutdown": SHUTDOWN,
-}
-READER_WORD_NAMES: Final = {
-    "expects_log": READER_EXPECTS_LOG,
-    "pid": READER_PID,
-    "connections": READER_CONNECTIONS,
-    "subscriptions": READER_SUBSCRIPTIONS,
-    "calls": READER_CALLS,
-    "messages": READER_MESSAGES,
-    "bytes": READER_BYTES,
-    "dropped": READER_DROPPED,
-}
 
 _MAGIC = 0x4C525443_42445453
 _VERSION = 1
@@ -197,11 +149,8 @@ class ControlBlock:
 
     @property
     def next_offset(self) -> int:
+        """Offset of the next transaction."""
         return self.words[NEXT_OFFSET]
-
-    @property
-    def shutdown(self) -> bool:
-        return self.words[SHUTDOWN] != 0
 
     def actor_board(self) -> Board:
         """The actor's figures, for the actor."""
@@ -234,10 +183,6 @@ class ControlBlock:
         words = self.words[READERS : READERS + READER_SLOTS * READER_WORDS].tolist()
         return [sum(words[word::READER_WORDS]) for word in range(READER_WORDS)]
 
-    def get(self, name: str) -> int:
-        """A word by its name in the table."""
-        return self.words[WORD_NAMES[name]]
-
     def reader(self, slot: int, word: int) -> int:
         """A word (`READER_...`) of a reader."""
         return self.words[self.reader_word(slot, word)]
@@ -247,12 +192,3 @@ class ControlBlock:
         if not (0 <= slot < READER_SLOTS and 0 <= word < READER_WORDS):
             raise ValueError(f"reader {slot}, word {word}")
         return READERS + slot * READER_WORDS + word
-
-    def statistics(self) -> dict[str, int]:
-        """All named words, the readers' as `reader_<slot>_<name>` for those that run."""
-        result = {name: self.words[word] for name, word in WORD_NAMES.items()}
-        for slot in range(READER_SLOTS):
-            if self.reader(slot, READER_PID):
-                for name, word in READER_WORD_NAMES.items():
-                    result[f"reader_{slot}_{name}"] = self.reader(slot, word)
-        return result

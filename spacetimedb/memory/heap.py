@@ -23,8 +23,8 @@ the readers the row is gone; a reader's published position says it will not foll
 `position` nobody can look at the block. Readers therefore need no locks, and a ref from a record is good until the
 reader advances past that record.
 
-Memory: a slab chunk stays with its size class until `trim` finds it wholly free; a large block's pages go back to the
-system when it is 1 MiB or more, smaller runs stay resident for reuse.
+Memory: a slab chunk stays with its size class for good; a large block's pages go back to the system when it is 1 MiB or
+more, smaller runs stay resident for reuse.
 
 Hot path of the store, with everything bound to locals:
 
@@ -85,10 +85,7 @@ class HeapStatistics(msgspec.Struct, frozen=True):
     high_water: int
     slab_chunks: int
     free_chunks: int
-    large_blocks: int
-    large_bytes: int
     free_blocks: int
-    free_bytes: int
     retired_blocks: int
     live_blocks: int
 
@@ -121,13 +118,6 @@ class RowReader:
         """The data of each block, in order."""
         memory, halves = self.memory, self._halves
         return [memory[ref + 4 : ref + 4 + halves[ref >> 2]] for ref in refs]
-
-    def concat(self, refs: Iterable[int], fixed_length: int | None = None) -> bytes:
-        """The data of all blocks back to back; faster if they all have the length `fixed_length`."""
-        if fixed_length is None:
-            return b"".join(self.rows(refs))
-        memory, behind = self.memory, fixed_length + 4
-        return b"".join([memory[ref + 4 : ref + behind] for ref in refs])
 
     def length(self, ref: int) -> int:
         """Length of the block's data, in bytes."""
@@ -180,16 +170,13 @@ class RowHeap(RowReader):
         return slots
 
     def put(self, row: bytes) -> int:
-        """Stores a row and returns its ref. Raises HeapFull."""
+        """Stores a row, or other bytes (a large commit record), and returns the ref. Raises HeapFull."""
         n = len(row)
         slots = self._slots.get(n) or self.slots(n)
         free = slots.free
         ref = free.pop() if free else slots.take()
         self.memory[ref : ref + 4 + n] = slots.header + row
         return ref
-
-    blob_put = put
-    """The same for blocks that are no rows: large commit records, copies of refs."""
 
     def seal(self, position: int) -> None:
         """Closes the epoch: what was retired since the last seal is free once all readers have reached `position`."""
@@ -294,23 +281,6 @@ class RowHeap(RowReader):
             starts.insert(i, start)
             lengths.insert(i, chunks)
 
-    def trim(self) -> int:
-        """Takes wholly free chunks away from their size classes; returns how many. Linear in the free blocks."""
-        trimmed = 0
-        for size_class, free in enumerate(self._free):
-            per_chunk = CHUNK // BLOCK_SIZES[size_class]
-            if len(free) < per_chunk:
-                continue
-            counts = Counter([ref >> _CHUNK_BITS for ref in free])
-            empty = {chunk for chunk, count in counts.items() if count == per_chunk}
-            if empty:
-                free[:] = [ref for ref in free if ref >> _CHUNK_BITS not in empty]
-                for chunk in empty:
-                    self.region.discard(chunk << _CHUNK_BITS, CHUNK)
-                    self._release_run(chunk, 1)
-                trimmed += len(empty)
-        return trimmed
-
     # Inspection
 
     def statistics(self) -> HeapStatistics:
@@ -326,10 +296,7 @@ class RowHeap(RowReader):
             high_water=len(self.chunk_class) << _CHUNK_BITS,
             slab_chunks=slab_chunks,
             free_chunks=sum(self._run_lengths),
-            large_blocks=len(self._large),
-            large_bytes=sum(self._large.values()) << _CHUNK_BITS,
             free_blocks=free_blocks,
-            free_bytes=sum(len(free) * BLOCK_SIZES[i] for i, free in enumerate(self._free)),
             retired_blocks=retired,
             live_blocks=blocks + len(self._large) - free_blocks - retired,
         )

@@ -110,10 +110,6 @@ class MailboxWriter:
             return False
         return True
 
-    def depth(self) -> int:
-        """Bytes sent and not taken yet."""
-        return self._head - self._words[_TAIL_WORD]
-
 
 class MailboxReader:
     """The consumer's end; goes on at the published tail (records taken by a killed predecessor are gone)."""
@@ -175,7 +171,3 @@ class MailboxReader:
     def awake(self) -> None:
         """After a sleep that ended for another reason than the bell: spares the producer a system call."""
         self._words[_ASLEEP_WORD] = 0
-
-    def depth(self) -> int:
-        """Bytes sent and not taken yet."""
-        return self._words[_HEAD_WORD] - self._tail

@@ -264,21 +264,11 @@ class RingWriter:
         positions = self._positions
         return min([positions[slot] for slot in self._active])
 
-    def free(self) -> int:
-        """Bytes that can be written now, padding included."""
-        self._limit = self.min_position() + self.capacity
-        return max(self._limit - self.head, 0)
-
     def blockers(self) -> list[int]:
         """The slots that hold back the batch that was refused last."""
         least = self._wanted - self.capacity
         self.min_position()
         return [slot for slot in self._active if self._positions[slot] < least]
-
-    def active(self) -> list[int]:
-        """The slots in use."""
-        self.min_position()
-        return list(self._active)
 
     def sleepers(self) -> list[int]:
         """Once per batch: slots of the consumers that sleep. Their flags are lowered: the caller rings their bells."""
@@ -448,7 +438,3 @@ class RingReader:
     def awake(self) -> None:
         """After a sleep that ended for another reason than the bell: spares the producer a system call."""
         self._words[self._asleep_word] = 0
-
-    def detach(self) -> None:
-        """The consumer leaves; its slot no longer holds records."""
-        deactivate(self._region, self.slot)

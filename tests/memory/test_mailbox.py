@@ -40,7 +40,6 @@ def test_full_then_room() -> None:
     region = make_mailbox()
     writer, reader = MailboxWriter(region), MailboxReader(region)
     assert writer.send_batch(bytes(4096))
-    assert writer.depth() == reader.depth() == 4096
     assert not writer.send_batch(bytes(8))
     assert writer.prepare_wait()
     assert len(reader.drain()) == 4096
