@@ -20,7 +20,7 @@ def test_the_table_in_the_docstring_is_the_layout() -> None:
     assert table[str(control.READERS)] == "reader"
     words = {name: int(word) for word, name in table.items() if int(word) < control.READERS}
     del words["magic"], words["expects_log"]
-    assert len(words) > 20
+    assert len(words) > 15
     for name, word in words.items():
         assert getattr(control, name.upper()) == word
     assert control.READERS * 8 + control.READER_SLOTS * control.READER_WORDS * 8 <= control.SIZE
