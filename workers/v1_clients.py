@@ -20,7 +20,7 @@ from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.explain import EXPLAIN_COLUMNS
 from spacetimedb.subscriptions.large_rows import LargeRows
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
-from spacetimedb.subscriptions.wire import string
+from spacetimedb.subscriptions.wire import NO_ROWS, string
 from spacetimedb.types.algebraic import Product, ProductElement
 from spacetimedb.types.json_arguments import ArgumentError
 from spacetimedb.types.sats_json import row_to_json
@@ -496,14 +496,14 @@ class V1Clients:
             (part,) = parts
             table = self._tables[part.name if isinstance(part, Marked) else v1.split_rows(part)[0]]
         count, updates = 0, []
-        for part in parts or [string(table.name) + v1.NO_ROWS]:
+        for part in parts or [string(table.name) + NO_ROWS]:
             if isinstance(part, Marked):
                 shown, rows = part.table, part.rows
                 count += part.large.count
             else:
                 shown, rows = table, v1.split_rows(part)[1]
                 count += v1.row_count(rows)
-            deletes, inserts = (rows, v1.NO_ROWS) if is_end else (v1.NO_ROWS, rows)
+            deletes, inserts = (rows, NO_ROWS) if is_end else (NO_ROWS, rows)
             updates.append(client.form.query_update(shown, deletes, inserts, False))
         return table.table_id, table.name, count, updates
 

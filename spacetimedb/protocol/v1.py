@@ -23,6 +23,7 @@ from functools import cached_property
 from sys import byteorder
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from spacetimedb.subscriptions.wire import NO_ROWS
 from spacetimedb.types.algebraic import (
     BYTES,
     CONNECTION_ID,
@@ -314,8 +315,6 @@ class Bsatn:
 
 _U32: Final = struct.Struct("<I")
 _FIXED: Final = struct.Struct("<BHI")
-NO_ROWS: Final = b"\x01" + bytes(8)
-"""The BsatnRowList without rows."""
 
 
 def row_count(rows: bytes) -> int:

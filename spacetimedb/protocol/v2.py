@@ -31,18 +31,15 @@ ServerMessage:
     TableUpdateRows 0 PersistentTable: inserts BsatnRowList, deletes BsatnRowList; 1 EventTable: events BsatnRowList
     BsatnRowList    size_hint (0 FixedSize: u16; 1 RowOffsets: array<u64>), rows_data bytes
 
-Builders return the bytes of one ServerMessage (or of the part they are named after) without the compression tag;
-`pack_v2` and `pack_v3` add it together with the frame header.
+Builders return the bytes of one ServerMessage without the compression tag; `pack_v2` and `pack_v3` add it together with
+the frame header. Row lists and updates come from `subscriptions.wire`.
 """
 
 from __future__ import annotations
 
 import struct
-import sys
-from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 from typing import Final, Literal
 
 from .frames import MAX_FRAME_PAYLOAD, binary_frames, server_frame
@@ -106,7 +103,6 @@ class TooManyRequests(ClientDecodeError):
 
 _CALL_HEAD: Final = struct.Struct("<BIBI")
 _U32: Final = struct.Struct("<I")
-_U32_U32: Final = struct.Struct("<II")
 _call_head: Final = _CALL_HEAD.unpack_from
 _u32: Final = _U32.unpack_from
 
@@ -212,21 +208,8 @@ def _decode_one(data: bytes, at: int) -> tuple[ClientMessage, int]:
 
 # Parts of server messages
 
-_ROWS_FIXED: Final = struct.Struct("<BHI")
-_ROWS_OFFSETS: Final = struct.Struct("<BI")
-_BIG_ENDIAN_HOST: Final = sys.byteorder == "big"
-
-EMPTY_ROW_LIST: Final = b"\x01" + bytes(8)
-"""BsatnRowList without rows: no offsets, no data."""
 EMPTY_UPDATE: Final = bytes(4)
 """An array<QuerySetUpdate> of length 0: what `reducer_result_ok` carries if the caller is not affected."""
-
-
-@lru_cache(maxsize=8192)
-def name_bytes(name: str) -> bytes:
-    """A table name as BSATN string; cached, since every message repeats the same few."""
-    raw = name.encode()
-    return _U32.pack(len(raw)) + raw
 
 
 def string_bytes(text: str) -> bytes:
@@ -235,76 +218,9 @@ def string_bytes(text: str) -> bytes:
     return _U32.pack(len(raw)) + raw
 
 
-def row_list(data: bytes, count: int, lengths: int | Sequence[int]) -> bytes:
-    """A BsatnRowList of `count` rows that stand one after the other in `data`.
-
-    `lengths` is their common length in bytes, or the length of each. Rows of equal length 1..65535 get the FixedSize
-    hint, others the start offset of every row; no rows at all always the empty list of offsets.
-    """
-    if not count:
-        return EMPTY_ROW_LIST
-    if isinstance(lengths, int):
-        if 0 < lengths < 65536:
-            return _ROWS_FIXED.pack(0, lengths, len(data)) + data
-        offsets = array("Q", range(0, lengths * count, lengths)) if lengths else array("Q", bytes(8 * count))
-    else:
-        first = lengths[0]
-        if 0 < first < 65536 and lengths.count(first) == count:
-            return _ROWS_FIXED.pack(0, first, len(data)) + data
-        offsets = array("Q", accumulate(lengths, initial=0))
-        del offsets[count:]
-    if _BIG_ENDIAN_HOST:
-        offsets.byteswap()
-    return b"".join((_ROWS_OFFSETS.pack(1, count), offsets.tobytes(), _U32.pack(len(data)), data))
-
-
-def row_list_of(rows: Sequence[bytes]) -> bytes:
-    """A BsatnRowList of separate rows."""
-    return row_list(b"".join(rows), len(rows), list(map(len, rows)))
-
-
-def query_rows(tables: Sequence[bytes]) -> bytes:
-    """QueryRows of `single_table_rows` results, in query order."""
-    return _U32.pack(len(tables)) + b"".join(tables)
-
-
-def single_table_rows(table: str, rows: bytes) -> bytes:
-    """One entry of QueryRows: table name and BsatnRowList."""
-    return name_bytes(table) + rows
-
-
-def persistent_rows(inserts: bytes, deletes: bytes) -> bytes:
-    """TableUpdateRows of a stored table from two BsatnRowLists."""
-    return b"".join((b"\0", inserts, deletes))
-
-
-def event_rows(events: bytes) -> bytes:
-    """TableUpdateRows of an event table from one BsatnRowList."""
-    return b"\1" + events
-
-
-def table_update(table: str, rows: Sequence[bytes]) -> bytes:
-    """TableUpdate of `persistent_rows` / `event_rows` results: one per affected plan fragment."""
-    if len(rows) == 1:
-        return b"".join((name_bytes(table), b"\1\0\0\0", rows[0]))
-    return b"".join((name_bytes(table), _U32.pack(len(rows)), *rows))
-
-
-def query_set_update(query_set_id: int, tables: Sequence[bytes]) -> bytes:
-    """QuerySetUpdate of `table_update` results; the caller orders them by table name."""
-    return _U32_U32.pack(query_set_id, len(tables)) + b"".join(tables)
-
-
-def query_set_updates(updates: Sequence[bytes]) -> bytes:
-    """array<QuerySetUpdate>: the body of a TransactionUpdate and the update inside ReducerResult.Ok."""
-    return _U32.pack(len(updates)) + b"".join(updates)
-
-
 # Whole server messages
 
-_TAG_2U32: Final = struct.Struct("<BII")
 _TAG_3U32: Final = struct.Struct("<BIII")
-_TAG_U32: Final = struct.Struct("<BI")
 _TAG_2U32_TAG: Final = struct.Struct("<BIIB")
 _ERROR_SOME: Final = struct.Struct("<BBII")
 _ERROR_NONE: Final = struct.Struct("<BBI")
@@ -320,28 +236,16 @@ def initial_connection(identity: bytes, connection_id: bytes, token: str) -> byt
     return b"".join((b"\0", identity, connection_id, string_bytes(token)))
 
 
-def subscribe_applied(request_id: int, query_set_id: int, tables: Sequence[bytes]) -> bytes:
-    """`tables`: `single_table_rows` results in query order."""
-    return subscribe_applied_head(request_id, query_set_id, len(tables)) + b"".join(tables)
-
-
 def subscribe_applied_head(request_id: int, query_set_id: int, count: int) -> bytes:
     """A SubscribeApplied up to its `count` tables."""
     return _TAG_3U32.pack(1, request_id, query_set_id, count)
 
 
 def unsubscribe_applied_head(request_id: int, query_set_id: int, tables: Sequence[object] | None) -> bytes:
-    """An UnsubscribeApplied up to its tables; None as in `unsubscribe_applied`."""
-    if tables is None:
-        return unsubscribe_applied(request_id, query_set_id, None)
-    return _TAG_2U32_TAG.pack(2, request_id, query_set_id, 0) + len(tables).to_bytes(4, "little")
-
-
-def unsubscribe_applied(request_id: int, query_set_id: int, tables: Sequence[bytes] | None) -> bytes:
-    """`tables`: the dropped rows as in `subscribe_applied`, None if the client did not ask for them."""
+    """An UnsubscribeApplied up to its tables; None if the client did not ask for the dropped rows."""
     if tables is None:
         return _TAG_2U32_TAG.pack(2, request_id, query_set_id, 1)
-    return _TAG_2U32_TAG.pack(2, request_id, query_set_id, 0) + query_rows(tables)
+    return _TAG_2U32_TAG.pack(2, request_id, query_set_id, 0) + len(tables).to_bytes(4, "little")
 
 
 def subscription_error(request_id: int | None, query_set_id: int, error: str) -> bytes:
@@ -353,14 +257,9 @@ def subscription_error(request_id: int | None, query_set_id: int, error: str) ->
     return head + string_bytes(error)
 
 
-def transaction_update(updates: Sequence[bytes]) -> bytes:
-    """`updates`: `query_set_update` results ascending by query set id; never send one without any."""
-    return _TAG_U32.pack(4, len(updates)) + b"".join(updates)
-
-
 def one_off_ok(request_id: int, tables: Sequence[bytes]) -> bytes:
-    """`tables`: exactly one `single_table_rows` result."""
-    return _ONE_OFF.pack(5, request_id, 0) + query_rows(tables)
+    """`tables`: exactly one, name and BsatnRowList."""
+    return _ONE_OFF.pack(5, request_id, 0) + _U32.pack(len(tables)) + b"".join(tables)
 
 
 def one_off_err(request_id: int, error: str) -> bytes:
@@ -368,7 +267,7 @@ def one_off_err(request_id: int, error: str) -> bytes:
 
 
 def reducer_result_ok(request_id: int, timestamp: int, update: bytes = EMPTY_UPDATE) -> bytes:
-    """`timestamp` in microseconds; `update`: `query_set_updates(...)` with the caller's own delta."""
+    """`timestamp` in microseconds; `update`: array<QuerySetUpdate>, the caller's own delta."""
     return _pack_ok(6, request_id, timestamp, 0, 0) + update
 
 

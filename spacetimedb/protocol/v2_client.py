@@ -163,7 +163,6 @@ ServerMessage = (
 # Client messages
 
 _HEAD_2: Final = struct.Struct("<BI")
-_HEAD_3: Final = struct.Struct("<BII")
 _HEAD_4: Final = struct.Struct("<BIII")
 _UNSUBSCRIBE: Final = struct.Struct("<BIIB")
 _CALL: Final = struct.Struct("<BIB")

@@ -14,6 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from server_messages import (
+    persistent_rows,
+    query_set_update,
+    subscribe_applied,
+    table_rows,
+    table_update,
+    transaction_update,
+)
 
 from spacetimedb import Module, Pk, ReducerContext, Row, u32
 from spacetimedb.client import ConnectError, Disconnected, ProtocolError, ReducerError, schema_of, updates
@@ -28,6 +36,7 @@ from spacetimedb.protocol.client_socket import ClientSocket, SocketError
 from spacetimedb.protocol.frames import FrameSplitter, data_frames, server_frame
 from spacetimedb.schema.json import schema_v10
 from spacetimedb.schema.validation import validate
+from spacetimedb.subscriptions import wire
 from spacetimedb.types import codec
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "websocket"
@@ -227,8 +236,8 @@ def thing(number: int, size: int) -> bytes:
 
 
 def update(query_set: int, table: str, inserts: list[bytes], deletes: list[bytes]) -> bytes:
-    rows = v2.persistent_rows(v2.row_list_of(inserts), v2.row_list_of(deletes))
-    return v2.query_set_update(query_set, [v2.table_update(table, [rows])])
+    rows = persistent_rows(wire.row_list_of(inserts), wire.row_list_of(deletes))
+    return query_set_update(query_set, [table_update(table, [rows])])
 
 
 def feed(core: Core, *messages: bytes) -> None:
@@ -270,7 +279,7 @@ def test_cache_against_a_bag(history: list[list[tuple[bool, int, tuple[int, int]
             if inserts or deletes:
                 parts.append(update(query_set, "thing", inserts, deletes))
         if parts:
-            feed(core, v2.transaction_update(parts))
+            feed(core, transaction_update(parts))
         expected = Counter(thing(k, stored[k]) for keys in member.values() for k in keys if k in stored)
         assert held(core.db["thing"]) == expected
         assert +mirror.rows["thing"] == Counter(map(repr, core.db["thing"]))
@@ -293,8 +302,11 @@ def test_what_is_not_looked_at_is_not_decoded(simple: Schema, monkeypatch: pytes
 
     monkeypatch.setattr(type_, "decode", noted)
     core.subscribe(["SELECT * FROM thing"])
-    feed(core, v2.subscribe_applied(1, 1, [v2.single_table_rows("thing", v2.row_list_of([thing(1, 1), thing(2, 2)]))]))
-    feed(core, v2.transaction_update([update(1, "thing", [thing(1, 5)], [thing(1, 1)])]))
+    feed(
+        core,
+        subscribe_applied(1, 1, [table_rows("thing", wire.row_list_of([thing(1, 1), thing(2, 2)]))]),
+    )
+    feed(core, transaction_update([update(1, "thing", [thing(1, 5)], [thing(1, 1)])]))
     assert core.db["thing"].count() == 2
     assert decoded == []
     found: Any = core.db["thing"].find("id", 1)
@@ -308,14 +320,14 @@ def test_all_tables_change_before_anybody_hears(simple: Schema) -> None:
     seen: list[tuple[int, int]] = []
     core.db["mark"].on_insert(lambda event, row: seen.append((core.db["thing"].count(), core.db["mark"].count())))
     core.db["thing"].on_insert(lambda event, row: seen.append((core.db["thing"].count(), core.db["mark"].count())))
-    both = v2.query_set_update(
+    both = query_set_update(
         1,
         [
-            v2.table_update("mark", [v2.persistent_rows(v2.row_list_of([b"\1\0\0\0"]), v2.EMPTY_ROW_LIST)]),
-            v2.table_update("thing", [v2.persistent_rows(v2.row_list_of([thing(1, 1)]), v2.EMPTY_ROW_LIST)]),
+            table_update("mark", [persistent_rows(wire.row_list_of([b"\1\0\0\0"]), wire.NO_ROWS)]),
+            table_update("thing", [persistent_rows(wire.row_list_of([thing(1, 1)]), wire.NO_ROWS)]),
         ],
     )
-    feed(core, v2.transaction_update([both]))
+    feed(core, transaction_update([both]))
     assert seen == [(1, 1), (1, 1)]
 
 
@@ -325,15 +337,16 @@ def test_a_row_that_leaves_one_query_as_it_changes_in_another_is_an_update(simpl
     core.db["thing"].on_insert(lambda event, row: told.append(f"+{row.size}"))
     core.db["thing"].on_delete(lambda event, row: told.append(f"-{row.size}"))
     core.db["thing"].on_update(lambda event, old, row: told.append(f"{old.size}>{row.size}"))
-    feed(core, v2.transaction_update([update(1, "thing", [thing(1, 1)], []), update(2, "thing", [thing(1, 1)], [])]))
     feed(
         core,
-        v2.transaction_update(
-            [update(1, "thing", [], [thing(1, 1)]), update(2, "thing", [thing(1, 2)], [thing(1, 1)])]
-        ),
-        v2.transaction_update([update(2, "thing", [thing(1, 2)], [thing(1, 2)])]),  # nothing has happened
-        v2.transaction_update([update(2, "thing", [], [thing(1, 2)])]),
-        v2.transaction_update([update(2, "thing", [], [thing(1, 2)])]),  # of what is not here
+        transaction_update([update(1, "thing", [thing(1, 1)], []), update(2, "thing", [thing(1, 1)], [])]),
+    )
+    feed(
+        core,
+        transaction_update([update(1, "thing", [], [thing(1, 1)]), update(2, "thing", [thing(1, 2)], [thing(1, 1)])]),
+        transaction_update([update(2, "thing", [thing(1, 2)], [thing(1, 2)])]),  # nothing has happened
+        transaction_update([update(2, "thing", [], [thing(1, 2)])]),
+        transaction_update([update(2, "thing", [], [thing(1, 2)])]),  # of what is not here
     )
     assert told == ["+1", "1>2", "-2"]
     assert not core.db["thing"].extra
@@ -357,7 +370,10 @@ def test_v3_puts_what_waits_into_one_frame(simple: Schema) -> None:
 
 def test_unknown_tables_and_answers_are_passed_over(simple: Schema) -> None:
     core = opened(simple)
-    feed(core, v2.transaction_update([update(1, "later", [b"abc"], []), update(1, "thing", [thing(1, 1)], [])]))
+    feed(
+        core,
+        transaction_update([update(1, "later", [b"abc"], []), update(1, "thing", [thing(1, 1)], [])]),
+    )
     feed(core, v2.reducer_result_ok(99, 0), v2.one_off_ok(99, []), v2.procedure_result_returned(99, b"", 0, 0))
     assert core.db["thing"].count() == 1
 
@@ -366,7 +382,7 @@ def test_rows_of_another_version_of_the_module_end_the_connection(simple: Schema
     core = opened(simple)
     core.db["thing"].on_insert(lambda event, row: None)
     with pytest.raises(ProtocolError, match="another version of the module"):
-        feed(core, v2.transaction_update([update(1, "thing", [b"\1\0\0\0\1"], [])]))
+        feed(core, transaction_update([update(1, "thing", [b"\1\0\0\0\1"], [])]))
 
 
 def test_the_end_is_told_to_everyone_who_waits(simple: Schema) -> None:
@@ -386,7 +402,7 @@ def test_reads_may_be_cut_anywhere(simple: Schema) -> None:
     """Handshake, fragments and control frames in reads of one byte."""
     core = Core(ADDRESS, simple)
     core.open()
-    message = v2.transaction_update([update(1, "thing", [thing(n, n) for n in range(50)], [])])
+    message = transaction_update([update(1, "thing", [thing(n, n) for n in range(50)], [])])
     body = b"\0" + message
     fragments = server_frame(100, 2, fin=False) + body[:100] + server_frame(1, 9) + b"p"
     fragments += server_frame(len(body) - 100, 0) + body[100:]

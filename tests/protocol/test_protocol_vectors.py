@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import server_messages
 from message_view import server_view
 
 from spacetimedb.protocol import v2, v2_client
+from spacetimedb.subscriptions import wire
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "websocket"
 
@@ -53,27 +55,27 @@ def row_list(value: dict[str, Any]) -> bytes:
     data = bytes.fromhex(value["rows_data"]["hex"])
     hint = value["size_hint"]
     if "FixedSize" in hint:
-        return v2.row_list(data, len(data) // hint["FixedSize"], hint["FixedSize"])
+        return wire.row_list(data, len(data) // hint["FixedSize"], hint["FixedSize"])
     offsets = [*hint["RowOffsets"], len(data)]
-    return v2.row_list(data, len(offsets) - 1, [b - a for a, b in pairwise(offsets)])
+    return wire.row_list(data, len(offsets) - 1, [b - a for a, b in pairwise(offsets)])
 
 
 def tables(value: dict[str, Any]) -> list[bytes]:
-    return [v2.single_table_rows(t["table"], row_list(t["rows"])) for t in value["tables"]]
+    return [server_messages.table_rows(t["table"], row_list(t["rows"])) for t in value["tables"]]
 
 
 def update_rows(value: dict[str, Any]) -> bytes:
     if "EventTable" in value:
-        return v2.event_rows(row_list(value["EventTable"]["events"]))
+        return server_messages.event_rows(row_list(value["EventTable"]["events"]))
     stored = value["PersistentTable"]
-    return v2.persistent_rows(row_list(stored["inserts"]), row_list(stored["deletes"]))
+    return server_messages.persistent_rows(row_list(stored["inserts"]), row_list(stored["deletes"]))
 
 
 def query_sets(value: dict[str, Any]) -> list[bytes]:
     return [
-        v2.query_set_update(
+        server_messages.query_set_update(
             s["query_set_id"]["id"],
-            [v2.table_update(t["table_name"], [update_rows(r) for r in t["rows"]]) for t in s["tables"]],
+            [server_messages.table_update(t["table_name"], [update_rows(r) for r in t["rows"]]) for t in s["tables"]],
         )
         for s in value["query_sets"]
     ]
@@ -86,7 +88,7 @@ def build_server(message: dict[str, Any]) -> bytes:
         identity = bytes.fromhex(body["identity"])[::-1]
         return v2.initial_connection(identity, bytes.fromhex(body["connection_id"])[::-1], body["token"])
     if kind == "TransactionUpdate":
-        return v2.transaction_update(query_sets(body))
+        return server_messages.transaction_update(query_sets(body))
     if kind == "ProcedureResult":
         status = body["status"]
         if "InternalError" in status:
@@ -97,10 +99,10 @@ def build_server(message: dict[str, Any]) -> bytes:
         )
     request = body["request_id"]
     if kind == "SubscribeApplied":
-        return v2.subscribe_applied(request, body["query_set_id"]["id"], tables(body["rows"]))
+        return server_messages.subscribe_applied(request, body["query_set_id"]["id"], tables(body["rows"]))
     if kind == "UnsubscribeApplied":
         dropped = None if body["rows"] is None else tables(body["rows"]["some"])
-        return v2.unsubscribe_applied(request, body["query_set_id"]["id"], dropped)
+        return server_messages.unsubscribe_applied(request, body["query_set_id"]["id"], dropped)
     if kind == "SubscriptionError":
         request = None if request is None else request["some"]
         return v2.subscription_error(request, body["query_set_id"]["id"], body["error"])
@@ -112,7 +114,7 @@ def build_server(message: dict[str, Any]) -> bytes:
     ((outcome, payload),) = body["result"].items()
     if outcome == "Ok":
         assert payload["ret_value"]["hex"] == ""
-        update = v2.query_set_updates(query_sets(payload["transaction_update"]))
+        update = server_messages.array(query_sets(payload["transaction_update"]))
         return v2.reducer_result_ok(request, body["timestamp"], update)
     if outcome == "Err":
         return v2.reducer_result_err(request, body["timestamp"], bytes.fromhex(payload["hex"])[4:].decode())
@@ -162,12 +164,12 @@ def test_v3_frame(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", load("rows"), ids=by_name)
 def test_row_list(vector: dict[str, Any]) -> None:
     rows = [bytes.fromhex(text) for text in vector["row_hex"]]
-    encoded = v2.row_list_of(rows)
+    encoded = wire.row_list_of(rows)
     assert encoded.hex() == vector["bsatn_hex"]
-    assert v2.row_list(b"".join(rows), len(rows), [len(row) for row in rows]) == encoded
+    assert wire.row_list(b"".join(rows), len(rows), [len(row) for row in rows]) == encoded
     if rows and len({len(row) for row in rows}) == 1:
-        assert v2.row_list(b"".join(rows), len(rows), len(rows[0])) == encoded
-    body = v2.subscribe_applied(1, 2, [v2.single_table_rows("t", encoded)])
+        assert wire.row_list(b"".join(rows), len(rows), len(rows[0])) == encoded
+    body = server_messages.subscribe_applied(1, 2, [server_messages.table_rows("t", encoded)])
     message, _ = v2_client.decode_message(body)
     assert isinstance(message, v2_client.SubscribeApplied)
     assert message.tables[0].rows.rows() == rows
@@ -175,6 +177,6 @@ def test_row_list(vector: dict[str, Any]) -> None:
 
 def test_long_equal_rows_get_offsets() -> None:
     rows = [bytes(65536), bytes(65536)]
-    for encoded in (v2.row_list_of(rows), v2.row_list(b"".join(rows), 2, 65536)):
+    for encoded in (wire.row_list_of(rows), wire.row_list(b"".join(rows), 2, 65536)):
         assert encoded[:21] == b"\x01\x02\0\0\0" + bytes(8) + (65536).to_bytes(8, "little")
-    assert v2.row_list_of([bytes(65535)])[:3] == b"\x00\xff\xff"
+    assert wire.row_list_of([bytes(65535)])[:3] == b"\x00\xff\xff"

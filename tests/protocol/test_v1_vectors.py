@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from server_messages import array, event_rows, persistent_rows, query_set_update, table_rows, table_update
 from v1_view import Viewer
 
-from spacetimedb.protocol import v1, v1_json, v2
+from spacetimedb.protocol import v1, v1_json
 from spacetimedb.protocol.v2 import ClientDecodeError
+from spacetimedb.subscriptions.wire import NO_ROWS, row_list_of, string
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.json_arguments import from_json
 from spacetimedb.types.shapes import shape_of
@@ -138,24 +140,30 @@ def test_other_ways_to_write_a_text_message() -> None:
 
 def test_update_of_several_sets() -> None:
     """The update of a v2 client, sets merged by table, one (deletes, inserts) per query."""
-    first, second = v2.row_list_of([b"ab", b"cde"]), v2.row_list_of([b"xyz"])
-    update = v2.query_set_updates(
+    first, second = row_list_of([b"ab", b"cde"]), row_list_of([b"xyz"])
+    update = array(
         [
-            v2.query_set_update(0, [v2.table_update("item", [v2.persistent_rows(first, v1.NO_ROWS)])]),
-            v2.query_set_update(
+            query_set_update(0, [table_update("item", [persistent_rows(first, NO_ROWS)])]),
+            query_set_update(
                 3,
                 [
-                    v2.table_update("flash", [v2.event_rows(second)]),
-                    v2.table_update("item", [v2.persistent_rows(second, first), v2.persistent_rows(first, second)]),
+                    table_update("flash", [event_rows(second)]),
+                    table_update(
+                        "item",
+                        [
+                            persistent_rows(second, first),
+                            persistent_rows(first, second),
+                        ],
+                    ),
                 ],
             ),
         ]
     )
     assert v1.split_update(update) == {
-        v2.name_bytes("item"): [(v1.NO_ROWS, first), (first, second), (second, first)],
-        v2.name_bytes("flash"): [(v1.NO_ROWS, second)],
+        string("item"): [(NO_ROWS, first), (first, second), (second, first)],
+        string("flash"): [(NO_ROWS, second)],
     }
-    assert v1.split_rows(v2.single_table_rows("item", first)) == (v2.name_bytes("item"), first)
-    assert [v1.row_count(rows) for rows in (first, second, v1.NO_ROWS)] == [2, 1, 0]
+    assert v1.split_rows(table_rows("item", first)) == (string("item"), first)
+    assert [v1.row_count(rows) for rows in (first, second, NO_ROWS)] == [2, 1, 0]
     assert v1.row_list_value(first) == ((1, [0, 2]), b"abcde")
     assert v1.row_list_value(second) == ((0, 3), b"xyz")
