@@ -6,6 +6,9 @@ Descriptors travel as ancillary data with the first byte of the message that ann
 order. When the peer is gone, sending raises ChannelClosed and receiving returns None: that is how children notice the
 end. A peer that runs module code may send anything: what is no message raises ChannelCorrupt, and descriptors are taken
 only by an end that expects some.
+
+The actor, the log keeper and others have no tasks and do without trio, which takes long to import and memory as long as
+they live; `task_channel` is for those that have.
 """
 
 from __future__ import annotations
@@ -15,10 +18,9 @@ import select
 import socket
 from collections import deque
 from struct import Struct as Layout
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
-import trio
 
 from spacetimedb.workers.descriptors import wait_for
 
@@ -39,8 +41,7 @@ class ChannelCorrupt(Exception):
 
 
 class Channel:
-    """One end. `kinds` is the union of Structs that this end receives. Not for use by several tasks at once
-    (receiving)."""
+    """One end. `kinds` is the union of Structs that this end receives."""
 
     def __init__(self, sock: socket.socket, kinds: Any, takes_descriptors: bool = True) -> None:
         sock.setblocking(False)
@@ -51,7 +52,6 @@ class Channel:
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
         self._closed = False
-        self._sending = trio.Lock()
 
     @classmethod
     def pair(cls) -> tuple[socket.socket, socket.socket]:
@@ -59,7 +59,7 @@ class Channel:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
     @classmethod
-    def from_fd(cls, fd: int, kinds: Any) -> Channel:
+    def from_fd(cls, fd: int, kinds: Any) -> Self:
         """The end that a child inherited."""
         return cls(socket.socket(fileno=fd), kinds)
 
@@ -81,7 +81,7 @@ class Channel:
             raise ChannelClosed from None
 
     def send(self, message: msgspec.Struct, *fds: int) -> None:
-        """Sends and blocks until everything is written. For processes without trio."""
+        """Sends and blocks until everything is written."""
         data = memoryview(self._pack(message, fds))
         while data:
             sent = self._send_some(data, fds)
@@ -90,18 +90,6 @@ class Channel:
                 data = data[sent:]
             else:
                 wait_for(self.socket, select.POLLOUT)
-
-    async def send_async(self, message: msgspec.Struct, *fds: int) -> None:
-        """Sends; other tasks may send at the same time. Cancelled in the middle, the channel is unusable."""
-        async with self._sending:
-            data = memoryview(self._pack(message, fds))
-            while data:
-                sent = self._send_some(data, fds)
-                if sent:
-                    fds = ()
-                    data = data[sent:]
-                else:
-                    await trio.lowlevel.wait_writable(self.socket)
 
     def _fill(self) -> bool:
         """Reads what is there. False if nothing was."""
@@ -149,7 +137,7 @@ class Channel:
         return None if self._closed and not found else found
 
     def receive(self) -> tuple[Any, list[int]] | None:
-        """The next message; blocks. None when the peer is gone. For processes without trio."""
+        """The next message; blocks. None when the peer is gone."""
         while True:
             item = self._next()
             if item is not None:
@@ -158,18 +146,6 @@ class Channel:
                 return None
             if not self._fill():
                 wait_for(self.socket, select.POLLIN)
-
-    async def receive_async(self) -> tuple[Any, list[int]] | None:
-        """The next message; None when the peer is gone. Safe to cancel. A peer that never pauses holds up no others."""
-        await trio.lowlevel.checkpoint()
-        while True:
-            item = self._next()
-            if item is not None:
-                return item
-            if self._closed:
-                return None
-            if not self._fill():
-                await trio.lowlevel.wait_readable(self.socket)
 
     def close(self) -> None:
         """Closes this end."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import trio
 
-from spacetimedb.workers.channel import Channel, ChannelClosed
+from spacetimedb.workers.channel import ChannelClosed
+from spacetimedb.workers.task_channel import TaskChannel
 
 _HARMLESS_VARIABLES: Final = frozenset(
     ["HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV"]
@@ -21,7 +22,7 @@ STOP_S: Final = 10.0
 class Child:
     """A child process and our end of its channel."""
 
-    def __init__(self, name: str, process: trio.Process, channel: Channel) -> None:
+    def __init__(self, name: str, process: trio.Process, channel: TaskChannel) -> None:
         self.name = name
         self.process = process
         self.channel = channel
@@ -62,7 +63,7 @@ async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = Tru
     `-P`: files and folders of the directory in which the server was started are no modules to it.
     `is_trusted` False: it runs modules, and has no business with the environment.
     """
-    ours, theirs = Channel.pair()
+    ours, theirs = TaskChannel.pair()
     environment = {**(os.environ if is_trusted else bare_environment()), "PYTHONHASHSEED": "0"}
     try:
         with theirs:
@@ -75,4 +76,4 @@ async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = Tru
     except BaseException:
         ours.close()
         raise
-    return Child(name, process, Channel(ours, kinds, takes_descriptors=False))
+    return Child(name, process, TaskChannel(ours, kinds, takes_descriptors=False))

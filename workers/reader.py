@@ -29,7 +29,7 @@ from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.backend import ControlRefused, ReaderBackend
-from spacetimedb.workers.channel import Channel, ChannelClosed
+from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.client import Lane
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.descriptors import raise_descriptor_limit
@@ -48,6 +48,7 @@ from spacetimedb.workers.messages import (
     Stop,
     ToReader,
 )
+from spacetimedb.workers.task_channel import TaskChannel
 
 DRAIN_S: Final = 1.0
 """After a Stop, how long clients may take to close, and requests to be answered."""
@@ -63,7 +64,7 @@ RESERVED_DESCRIPTORS: Final = 256
 class Reader:
     """The process's state: links to databases, the directory, the lane."""
 
-    def __init__(self, channel: Channel, setup: ReaderSetup, fds: list[int]) -> None:
+    def __init__(self, channel: TaskChannel, setup: ReaderSetup, fds: list[int]) -> None:
         self.number = setup.reader
         self.setup = setup
         self.lane = Lane()
@@ -298,7 +299,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise_descriptor_limit()
-    channel = Channel.from_fd(int(sys.argv[1]), ToReader)
+    channel = TaskChannel.from_fd(int(sys.argv[1]), ToReader)
     first = channel.receive()
     if first is None:
         return

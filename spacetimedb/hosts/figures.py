@@ -6,11 +6,13 @@ What happens in every transaction is noted in Python objects; `refresh` brings i
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from spacetimedb.memory.figures import COUNTER, GAUGE, HISTOGRAM, Board, Counter, Family, Histogram
 from spacetimedb.schema.system_tables import FIRST_USER_ID, ST_CLIENT_ID
-from spacetimedb.store.store import Store
+
+if TYPE_CHECKING:
+    from spacetimedb.store.store import Store
 
 _TRANSACTION_US: Final = (10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10**7)
 _WAIT_US: Final = (100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10**7)

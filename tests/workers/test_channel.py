@@ -11,22 +11,23 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from spacetimedb.workers.channel import Channel, ChannelClosed
+from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.messages import DetachReader, LogKeeperFailed, Reply, Stop, UpdateProgram
+from spacetimedb.workers.task_channel import TaskChannel
 
 KINDS = DetachReader | Stop | UpdateProgram | Reply | LogKeeperFailed
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Channel, Channel]]:
-    ours, theirs = Channel.pair()
-    one, other = Channel(ours, KINDS), Channel(theirs, KINDS)
+def ends() -> Iterator[tuple[TaskChannel, TaskChannel]]:
+    ours, theirs = TaskChannel.pair()
+    one, other = TaskChannel(ours, KINDS), TaskChannel(theirs, KINDS)
     yield one, other
     one.close()
     other.close()
 
 
-def test_messages_come_whole_and_in_order(ends: tuple[Channel, Channel]) -> None:
+def test_messages_come_whole_and_in_order(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     assert other.poll() == []
     for number in range(3):
@@ -35,7 +36,7 @@ def test_messages_come_whole_and_in_order(ends: tuple[Channel, Channel]) -> None
     assert other.poll() == []
 
 
-def test_byte_by_byte(ends: tuple[Channel, Channel]) -> None:
+def test_byte_by_byte(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     message = Reply(7, "ok", 200, b"x" * 300)
     for byte in one._pack(message, ()) * 2:
@@ -44,7 +45,7 @@ def test_byte_by_byte(ends: tuple[Channel, Channel]) -> None:
     assert other.poll() == [(message, [])]
 
 
-def test_a_message_larger_than_any_buffer(ends: tuple[Channel, Channel]) -> None:
+def test_a_message_larger_than_any_buffer(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     message = UpdateProgram(os.urandom(20 << 20), b"hash", False)
     sender = threading.Thread(target=one.send, args=(message,))
@@ -53,7 +54,7 @@ def test_a_message_larger_than_any_buffer(ends: tuple[Channel, Channel]) -> None
     sender.join()
 
 
-def test_descriptors_come_with_their_message(ends: tuple[Channel, Channel]) -> None:
+def test_descriptors_come_with_their_message(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     pipes = [os.pipe() for _ in range(40)]
     one.send(Stop())
@@ -73,7 +74,7 @@ def test_descriptors_come_with_their_message(ends: tuple[Channel, Channel]) -> N
             os.close(fd)
 
 
-def test_lost_descriptors_end_the_channel(ends: tuple[Channel, Channel]) -> None:
+def test_lost_descriptors_end_the_channel(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     one.send(DetachReader(1), *(one.socket.fileno(),) * 8)
@@ -86,7 +87,7 @@ def test_lost_descriptors_end_the_channel(ends: tuple[Channel, Channel]) -> None
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_peer_goes_away(ends: tuple[Channel, Channel]) -> None:
+def test_the_peer_goes_away(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     one.send(DetachReader(1))
     one.socket.send(one._pack(DetachReader(2), ())[:-1])
@@ -98,7 +99,7 @@ def test_the_peer_goes_away(ends: tuple[Channel, Channel]) -> None:
         other.send(Stop())
 
 
-async def test_several_tasks_send(ends: tuple[Channel, Channel]) -> None:
+async def test_several_tasks_send(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     messages = [LogKeeperFailed(str(number) * 20_000) for number in range(20)]
@@ -113,7 +114,7 @@ async def test_several_tasks_send(ends: tuple[Channel, Channel]) -> None:
     assert sorted(found, key=repr) == sorted(messages, key=repr)
 
 
-async def test_receiving_can_be_cancelled(ends: tuple[Channel, Channel]) -> None:
+async def test_receiving_can_be_cancelled(ends: tuple[TaskChannel, TaskChannel]) -> None:
     one, other = ends
     with trio.move_on_after(0.01):
         await other.receive_async()
