@@ -28,6 +28,10 @@ def version() -> str:
         return "0"
 
 
+class Unreachable(click.ClickException):
+    """No server listens at the address."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """A complete response; header names in lower case."""
 
@@ -147,7 +151,7 @@ class Server:
             said = "did not answer in time" if isinstance(error, TimeoutError) else "closed the connection unanswered"
             return click.ClickException(f"the server at {self.url} {said}; what it printed may say why")
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        return click.ClickException(
+        return Unreachable(
             f"no server answers at {self.url} ({reason}). Start one with `spacetime start`, "
             "or name another with --server."
         )

@@ -18,12 +18,12 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from .api import Answer, Server
+from .api import Answer, Server, Unreachable
 from .config import LOOPBACK
 from .init import database_name
 from .local_key import act_as_publisher
 from .logs import record_text
-from .options import OptionalValues, Settings, pass_settings, project_options, server_option, yes_option
+from .options import OptionalValues, Pointless, Settings, pass_settings, project_options, server_option, yes_option
 from .packaging import find_module, program_bytes, program_files
 from .page_server import PageServer
 from .project import load_project
@@ -121,31 +121,59 @@ class Development:
         self._source = source
         self._name = name
         self._yes = yes
-        self._published: bytes | None = None
+        self._tried: bytes | None = None
+        self._hindrance = ""
         self._started_us = time.time_ns() // 1000
 
     def publish(self) -> None:
-        """Publishes what is on the disk now, if it differs; says what came of it. What runs goes on if it fails."""
+        """Publishes what is on the disk now, if it was not tried yet; says what came of it. What runs goes on if it
+        fails."""
         started = time.perf_counter()
+        program = self._read()
+        if program is None or program == self._tried:
+            return
+        self._tried = program
+        if self._has_syntax_error():
+            return
         try:
-            program = program_bytes(self._source)
-            if program == self._published or self._has_syntax_error():
-                return
             answer = self._send(program)
+        except Pointless:
+            return self.publish()
+        except Unreachable as error:
+            self._tried = None
+            return self._hindered(error.message)
         except click.ClickException as error:
             click.secho(error.format_message(), fg="red")
             return
-        self._published = program
+        self._hindrance = ""
         took_ms = (time.perf_counter() - started) * 1000
         done = "created" if answer.json()["Success"]["op"] == "created" else "live"
         click.secho(f"{time.strftime('%H:%M:%S')}  {self._name} is {done} ({took_ms:.0f} ms)", fg="green")
+
+    def _read(self) -> bytes | None:
+        """The program as it is on the disk; None if there is none, which is said."""
+        try:
+            return program_bytes(self._source)
+        except click.ClickException as error:
+            self._hindered(error.message)
+        except OSError as error:  # deleted, or an editor is replacing it
+            self._hindered(f"{shown(self._source)} cannot be read: {error.strerror}")
+        return None
+
+    def _hindered(self, text: str) -> None:
+        """Tells once what prevents a publish and may end without a save: the next look tries again."""
+        if text != self._hindrance:
+            click.secho(text, fg="red")
+        self._hindrance = text
 
     def _send(self, program: bytes) -> Answer:
         act_as_publisher(self._target, self._settings.paths.key_dir)
         path = f"/v1/database/{quote(self._name, safe='')}"
         answer = self._target.request("PUT", path, body=program)
         if answer.status == 400:  # not without asking: clients would break, or data be lost
-            query = agree_to_change(self._target, path, program, self._name, self._source, self._yes)
+            query = agree_to_change(
+                self._target, path, program, self._name, self._source, self._yes, lambda: self._read() != program
+            )
             answer = self._target.request("PUT", path, query=query, body=program)
         if not answer.ok:
             raise module_refused(answer, self._target, self._name, self._source)
@@ -189,6 +217,7 @@ class Helpers:
         self._server: subprocess.Popen[str] | None = None
         self._page: PageServer | None = None
         self._client: subprocess.Popen[bytes] | None = None
+        self._ending = False
 
     def __enter__(self) -> Helpers:
         return self
@@ -201,6 +230,7 @@ class Helpers:
                 os.killpg(self._client.pid, signal.SIGTERM)
             self._client.wait()
         if self._server is not None:
+            self._ending = True
             self._server.terminate()
             self._server.wait()
 
@@ -232,8 +262,7 @@ class Helpers:
             raise click.ClickException("no server answers, and none could be started:\n" + "".join(said))
         click.echo(f"server    {target.url} (started; data in {data_dir})")
 
-    @staticmethod
-    def _read(server: subprocess.Popen[str], listens: threading.Event, said: list[str]) -> None:
+    def _read(self, server: subprocess.Popen[str], listens: threading.Event, said: list[str]) -> None:
         assert server.stdout is not None
         for line in server.stdout:
             if listens.is_set():
@@ -242,7 +271,7 @@ class Helpers:
                 said.append(line)
                 if "listening on" in line:
                     listens.set()
-        if listens.is_set():
+        if listens.is_set() and not self._ending:
             click.secho("the server ended; start again with `spacetime dev`", fg="red")
         listens.set()
 

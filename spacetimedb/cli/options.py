@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -13,6 +14,8 @@ from .config import Config, Paths
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LOOK_S: Final = 0.2
+"""Between two looks whether a question is still open."""
 YES_CHOICES = ("all", "remote", "migrate", "break-clients", "skip-login", "delete-data")
 
 
@@ -102,9 +105,27 @@ def _parse_yes(ctx: click.Context, parameter: click.Parameter, value: str | None
     return frozenset(YES_CHOICES) if "all" in kinds else kinds
 
 
-def confirm(question: str, agreed: bool, refusal: str) -> None:
-    """Returns if the user agrees; ClickException(refusal) if not, or if nobody can be asked."""
+class Pointless(Exception):
+    """A question needs no answer any more."""
+
+
+def confirm(question: str, agreed: bool, refusal: str, pointless: Callable[[], bool] | None = None) -> None:
+    """Returns if the user agrees; ClickException(refusal) if not, or if nobody can be asked.
+
+    `pointless` is looked at while the answer is awaited; once it is true, Pointless is raised.
+    """
     if agreed:
         return
-    if not sys.stdin.isatty() or not click.confirm(question):
+    if not sys.stdin.isatty():
+        raise click.ClickException(refusal)
+    if pointless is None:
+        agreed = click.confirm(question)
+    else:
+        click.echo(f"{question} [y/N]: ", nl=False)
+        while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+            if pointless():
+                click.echo()
+                raise Pointless
+        agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
+    if not agreed:
         raise click.ClickException(refusal)

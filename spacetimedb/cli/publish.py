@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +27,10 @@ from .packaging import find_module, program_bytes
 from .project import Target, load_project
 
 NAME_RULE = "use lower-case letters, digits and single hyphens between them, e.g. `my-game`"
+MIGRATION_ADVICE = (
+    "To keep the rows of a table whose columns are renamed, removed or of another type, write a migration function: "
+    "@m.migration, see docs/modules.md, Changing a module."
+)
 ROUTE_MISSING = (404, 405, 501)
 
 
@@ -125,10 +130,19 @@ def _publish_one(
 
 
 def agree_to_change(
-    target: Server, path: str, program: bytes, name: str, source: Path, yes: frozenset[str]
+    target: Server,
+    path: str,
+    program: bytes,
+    name: str,
+    source: Path,
+    yes: frozenset[str],
+    pointless: Callable[[], bool],
 ) -> dict[str, str | None]:
-    """Shows what an update would do and asks whatever must be asked; returns the query to publish with."""
-    return _checked(target, path, program, name, source, "on-conflict", False, yes)
+    """Shows what an update would do and asks whatever must be asked; returns the query to publish with.
+
+    Raises Pointless when `pointless` becomes true before the answer.
+    """
+    return _checked(target, path, program, name, source, "ask", False, yes, pointless)
 
 
 def _checked(
@@ -140,6 +154,7 @@ def _checked(
     delete_data: str | None,
     break_clients: bool,
     yes: frozenset[str],
+    pointless: Callable[[], bool] | None = None,
 ) -> dict[str, str | None]:
     """Asks the server what the update would do; returns the query parameters to publish with."""
     plan = target.request("POST", f"{path}/pre_publish", query={"style": _style()}, body=program)
@@ -152,14 +167,16 @@ def _checked(
         reason = answer["ManualMigrate"]["reason"].rstrip()
         click.echo(reason)
         if "requires a default value annotation" in reason:
-            click.echo("A new column needs a value for the rows that exist, e.g. `likes: u32 = 0`.")
-        if delete_data != "on-conflict":
+            click.echo("A new column stands last and needs a value for the rows that exist, e.g. `likes: u32 = 0`.")
+        click.echo(MIGRATION_ADVICE)
+        if delete_data == "on-conflict":
+            click.echo("Proceeding with database clear due to --delete-data=on-conflict.")
+        elif delete_data != "ask":
             raise click.ClickException(
-                "this change needs a manual migration. Publish under another name, "
+                "this change needs a manual migration. Write a migration function, publish under another name, "
                 "or give up the data with --delete-data."
             )
-        click.echo("Proceeding with database clear due to --delete-data=on-conflict.")
-        _confirm_loss(name, yes)
+        _confirm_loss(name, yes, pointless)
         return {"clear": "true"}
     migration = answer["AutoMigrate"]
     if migration["migrate_plan"].strip():
@@ -169,6 +186,7 @@ def _checked(
             "This change disconnects all clients, which must be rebuilt. Go on?",
             break_clients or "break-clients" in yes,
             "Publishing aborted: clients would break. Allow it with --break-clients or --yes.",
+            pointless,
         )
     return {"token": migration["token"], "policy": "BreakClients"}
 
@@ -177,12 +195,13 @@ def _style() -> str:
     return "NoColor" if os.environ.get("NO_COLOR") or not sys.stdout.isatty() else "AnsiColor"
 
 
-def _confirm_loss(name: str, yes: frozenset[str]) -> None:
+def _confirm_loss(name: str, yes: frozenset[str], pointless: Callable[[], bool] | None = None) -> None:
     click.echo(f"This will DESTROY the current {name} module, and ALL corresponding data.")
     confirm(
         f"Are you sure you want to proceed? [deleting {name}]",
         "delete-data" in yes,
         "Publishing aborted: nobody agreed to the loss of the data (answer with --yes).",
+        pointless,
     )
 
 

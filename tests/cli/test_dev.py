@@ -19,6 +19,10 @@ import trio
 from browser import open_browser
 from server_process import descendants, wait_for_end
 
+from spacetimedb.cli.api import Server
+from spacetimedb.cli.config import Paths
+from spacetimedb.cli.dev import Development
+from spacetimedb.cli.options import Settings
 from spacetimedb.client.trio import connect
 
 PATIENCE_S = 120.0
@@ -41,17 +45,22 @@ class Dev:
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.lines: list[str] = []
         self._more = threading.Condition()
+        self.keyboard, terminal = os.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "spacetimedb.cli.main", "--root-dir", str(folder / "root"), "dev", *arguments],
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
+        os.close(terminal)
         threading.Thread(target=self._read, daemon=True).start()
+
+    def type(self, text: str) -> None:
+        os.write(self.keyboard, text.encode())
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -78,6 +87,7 @@ class Dev:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(PATIENCE_S) == 0, "\n".join(self.lines)
         assert not wait_for_end(tree, PATIENCE_S)
+        os.close(self.keyboard)
 
 
 @pytest.fixture
@@ -159,7 +169,17 @@ async def test_saves_mistakes_and_the_page(dev: Dev, project: Path) -> None:
 
         at = len(dev.lines)
         module.write_text(source.replace("    written_at: Timestamp", "    written_at: Timestamp\n    likes: u64 = 0"))
-        await said("clients would break", at)  # nobody is there to be asked
+        await said("likes", at)
+        dev.type("n\n")
+        await said("clients would break", at)
+        assert client.is_active
+
+        at = len(dev.lines)
+        module.write_text(source.replace("written_at: Timestamp", "when: Timestamp").replace("written_at=", "when="))
+        await said("migration function", at)
+        await said("DESTROY", at)  # and asks, which is in vain as soon as the file is saved again
+        module.write_text(source)
+        await said("guest-book is live", at)
         assert client.is_active
         await page.until("document.getElementById('status').textContent === '2 here'")
 
@@ -173,3 +193,24 @@ def test_a_folder_without_a_module_is_explained(tmp_path: Path) -> None:
 def test_pages_are_never_cached(dev: Dev) -> None:
     with urlopen(dev.until(r"^page +(\S+)")[1] + "app.js", timeout=PATIENCE_S) as answer:
         assert answer.headers["cache-control"] == "no-store"
+
+
+def test_what_failed_is_not_tried_again_before_a_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = tmp_path / "module.py"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        server = Server(f"http://127.0.0.1:{unused.getsockname()[1]}")
+        session = Development(Settings(Paths.locate(tmp_path)), server, module, "game", frozenset())
+
+        def said() -> str:
+            session.publish()
+            session.publish()
+            return capsys.readouterr().out
+
+        assert said().count("cannot be read") == 1
+        module.write_text("def broken(")
+        assert said().count("SyntaxError") == 1
+        module.write_text("fine = 1")
+        assert said().count("no server answers") == 1
+        module.write_text("def broken(")
+        assert said().count("SyntaxError") == 1
