@@ -82,13 +82,13 @@ class ActorProcess:
 
     @classmethod
     async def start(
-        cls, shared: SharedParts, memory_bytes: int, http_reach: HttpReach, say: Callable[[str], None]
+        cls, database: str, shared: SharedParts, memory_bytes: int, http_reach: HttpReach, say: Callable[[str], None]
     ) -> ActorProcess:
-        """Starts the process; it waits for `set_up`. Raises OSError."""
+        """Starts the process; it waits for `set_up`. `database`: identity in hex. Raises OSError."""
         with ExitStack() as undo:
             last_words = LastWords()
             undo.callback(last_words.close)
-            outbound = OutboundLink(memory_bytes, http_reach, say) if http_reach is not None else None
+            outbound = OutboundLink(database, memory_bytes, http_reach, say) if http_reach is not None else None
             if outbound is not None:
                 undo.callback(outbound.close)
             child = await start_child(

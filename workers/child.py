@@ -57,10 +57,11 @@ def bare_environment() -> dict[str, str]:
     }
 
 
-async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = True) -> Child:
+async def start_child(name: str, module: str, kinds: Any, *arguments: str, is_trusted: bool = True) -> Child:
     """Starts `python -m module` with a channel. Raises OSError where the system has no room for it.
 
     `-P`: files and folders of the directory in which the server was started are no modules to it.
+    `arguments` tell whoever looks at the list of processes what it works for.
     `is_trusted` False: it runs modules, and has no business with the environment.
     """
     ours, theirs = TaskChannel.pair()
@@ -68,7 +69,7 @@ async def start_child(name: str, module: str, kinds: Any, is_trusted: bool = Tru
     try:
         with theirs:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment,

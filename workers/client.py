@@ -310,6 +310,7 @@ class Lane:
     def _receive(self, client: Client, payload: bytes, parse: Parse) -> None:
         if client.state > OPEN:
             return
+        client.link.figures.received[client.is_text] += 1
         try:
             messages = parse(payload, client.several)
         except v2.ClientDecodeError as error:

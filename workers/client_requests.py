@@ -41,7 +41,6 @@ class ClientRequests:
 
     def __init__(self, link: DatabaseLink) -> None:
         self._link = link
-        self.calls_received = 0
 
     def receive(self, client: Client, messages: Iterable[Message]) -> None:
         """Messages of a client, in order. Calls go out with the next `post`; the rest is executed in its turn."""
@@ -62,7 +61,6 @@ class ClientRequests:
                         16 + len(args) + padding, mail.CALL, padding | generation, reducer_id, number, request_id
                     )
                     outgoing.append(record + args + mail.PADDING[padding])
-                self.calls_received += 1
             elif message[0] == v2.CALL_PROCEDURE:
                 _tag, request_id, name, args = message
                 outgoing.append(mail.request(mail.PROCEDURE, 0, number, request_id, mail.named(name, args)))

@@ -25,7 +25,7 @@ from spacetimedb.hosts.figures import (
     WAIT,
 )
 from spacetimedb.memory.figures import HISTOGRAM, Family, places
-from spacetimedb.workers.metric_families import COMPILE, FAMILIES, LOG_SIZE, SUBSCRIBED
+from spacetimedb.workers.metric_families import COMPILE, ENDED_BY, FAMILIES, LOG_SIZE, SUBSCRIBED
 
 if TYPE_CHECKING:
     from spacetimedb.memory.control import ControlBlock
@@ -35,7 +35,10 @@ TRANSACTIONS: Final = "spacetime_num_txns_total"
 _SIGN: Final = 1 << 63
 _CALLED_DB: Final = {
     family.name
-    for family in (ELAPSED, WAIT, DELAY, TABLE_ROWS, TABLE_BYTES, INSERTED, DELETED, LOG_SIZE, SUBSCRIBED, COMPILE)
+    for family in (
+        *(ELAPSED, WAIT, DELAY, TABLE_ROWS, TABLE_BYTES, INSERTED, DELETED, LOG_SIZE, SUBSCRIBED, COMPILE),
+        ENDED_BY["outgoing_queue_full"],
+    )
 }
 """Metrics whose label for the database is called `db` in SpacetimeDB: they have both."""
 

@@ -24,6 +24,8 @@ class LinkFigures:
         self.subscribed = board.counter(families.SUBSCRIBED)
         self._age = board.histogram(families.UPDATE_AGE)
         self._compile = board.histogram(families.COMPILE, "Subscribe")
+        self.received = [0, 0]
+        """Messages of clients with a binary and with a text protocol, since `show_received`."""
         self.oldest_us = 0
         """Timestamp of the first reducer call that was processed since `sent`; 0: none."""
 
@@ -33,9 +35,18 @@ class LinkFigures:
             self._age.observe(max(time.time_ns() // 1000 - self.oldest_us, 0))
             self.oldest_us = 0
 
+    def show_received(self) -> None:
+        """Brings `received` to the board, a second after something came."""
+        for is_text, protocol in enumerate(("binary", "text")):
+            if count := self.received[is_text]:
+                self._board.counter(families.REQUESTS, protocol).add(count)
+                self.received[is_text] = 0
+
     def ended(self, cause: str) -> None:
         """A client's connection ended."""
         self._board.counter(families.ENDED, cause).add()
+        if cause in families.ENDED_BY:
+            self._board.counter(families.ENDED_BY[cause]).add()
 
     def rejected(self) -> None:
         """The module's hook refused a client."""

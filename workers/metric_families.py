@@ -43,15 +43,28 @@ SPAWNED: Final = Family("spacetime_worker_ws_clients_spawned", GAUGE, "WebSocket
 ENDED: Final = Family(
     "spacetime_worker_ws_client_disconnections_total", COUNTER, "Ends of WebSocket connections.", ("cause",)
 )
+ENDED_BY: Final = {
+    "client_close": Family("spacetime_worker_ws_clients_closed_connection", GAUGE, "Clients that sent a Close."),
+    "idle_timeout": Family(
+        "spacetime_worker_ws_clients_idle_timed_out_total", COUNTER, "Clients dropped because nothing came from them."
+    ),
+    "outgoing_queue_full": Family(
+        "spacetime_client_outgoing_queue_disconnects_total", COUNTER, "Clients dropped for slowness."
+    ),
+}
+"""Figures of one cause, which have names of their own in SpacetimeDB."""
+REQUESTS: Final = Family("spacetime_websocket_requests_total", COUNTER, "WebSocket messages of clients.", ("protocol",))
 REJECTED: Final = Family(
     "spacetime_worker_ws_client_rejections_total",
     COUNTER,
     "WebSocket clients that were not let in: the module's hook refused.",
     ("cause",),
 )
-SUBSCRIBED: Final = Family("spacetime_num_queries_subscribed", COUNTER, "Queries of query sets that clients asked for.")
+SUBSCRIBED: Final = Family(
+    "spacetime_num_queries_subscribed_total", COUNTER, "Queries of query sets that clients asked for."
+)
 COMPILE: Final = Family(
-    "spacetime_subscription_compile_time_sec",
+    "spacetime_subscription_compile_time_seconds",
     HISTOGRAM,
     "Compiling the queries of one Subscribe.",
     ("workload",),
@@ -69,7 +82,9 @@ FAMILIES: Final = {
         SNAPSHOT_SIZE,
         UPDATE_AGE,
         SPAWNED,
+        REQUESTS,
         ENDED,
+        *ENDED_BY.values(),
         REJECTED,
         SUBSCRIBED,
         COMPILE,

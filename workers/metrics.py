@@ -18,7 +18,13 @@ from spacetimedb.memory.ring import LOG_KEEPER_SLOT, lags
 from spacetimedb.subscriptions.costs import QueryCost
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.exposition import NAMES, BoardText, header, labels
-from spacetimedb.workers.process_metrics import PROCESS_METRICS, ProcessFigures, processes_of, servers_processes
+from spacetimedb.workers.process_metrics import (
+    PROCESS_METRICS,
+    ProcessFigures,
+    helpers,
+    processes_of,
+    servers_processes,
+)
 from spacetimedb.workers.query_costs import shown
 
 if TYPE_CHECKING:
@@ -93,7 +99,7 @@ WORDS: Final[tuple[tuple[str, str, str, Callable[[memoryview], float]], ...]] = 
 READER_WORDS: Final = (
     ("spacetime_worker_connected_clients", "gauge", "WebSocket clients.", words.READER_CONNECTIONS),
     ("spacetime_subscription_sets", "gauge", "Live query sets.", words.READER_SUBSCRIPTIONS),
-    ("spacetime_websocket_requests_total", "counter", "Reducer calls over WebSocket.", words.READER_CALLS),
+    ("spacetime_active_queries", "gauge", "Live queries, each at every reader that has it.", words.READER_QUERIES),
     ("spacetime_websocket_sent_messages_total", "counter", "Messages sent to clients.", words.READER_MESSAGES),
     ("spacetime_websocket_sent_bytes_total", "counter", "Bytes of messages sent to clients.", words.READER_BYTES),
     ("spacetime_worker_ws_clients_aborted", "gauge", "Clients dropped for slowness.", words.READER_DROPPED),
@@ -168,6 +174,10 @@ class Metrics:
             for pid, name in processes_of(link):
                 processes.add(pid, name, link.identity.hex())
             await piece.end()
+        for pid, name, database in helpers():
+            if databases is None or database in databases:
+                processes.add(pid, name, "" if database is None else database.hex())
+                await piece.end()
         parts: list[bytes] = []
         for name, found in lines.items():
             if names is None or name in names:

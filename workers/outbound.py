@@ -220,13 +220,13 @@ def _serve(fd: int, networks: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry of the process; the arguments are the number of its end of the socket pair, the bytes of memory that it may
-    have, and networks that it may reach besides public addresses."""
+    """Entry of the process; the arguments are the number of its end of the socket pair, the identity of its database,
+    the bytes of memory that it may have, and networks that it may reach besides public addresses."""
     threading.stack_size(STACK_BYTES)
-    limit_memory(int(sys.argv[2]))
+    limit_memory(int(sys.argv[3]))
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         try:
-            _serve(sock.fileno(), sys.argv[3:])
+            _serve(sock.fileno(), sys.argv[4:])
         except EOFError:
             pass
 

@@ -23,11 +23,12 @@ _COMMAND: Final = (sys.executable, "-P", "-m", "spacetimedb.workers.outbound")
 class OutboundLink:
     """A socket pair and the process at our end of it (`outbound`). `theirs` goes to the database process.
 
-    `memory_bytes`: what the process may have, 0 for no limit; answers to many requests come together in it. `networks`:
-    see `HttpReach`.
+    `database`: its identity in hex, for whoever looks at the process. `memory_bytes`: what the process may have, 0 for
+    no limit; answers to many requests come together in it. `networks`: see `HttpReach`.
     """
 
-    def __init__(self, memory_bytes: int, networks: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(self, database: str, memory_bytes: int, networks: tuple[str, ...], say: Callable[[str], None]) -> None:
+        self._database = database
         self._memory_bytes = memory_bytes
         self._networks = networks
         self._say = say
@@ -67,7 +68,7 @@ class OutboundLink:
         """Runs one process to its end; whether it failed."""
         fd = self._ours.fileno()
         process = await trio.lowlevel.open_process(
-            [*_COMMAND, str(fd), str(self._memory_bytes), *self._networks],
+            [*_COMMAND, str(fd), self._database, str(self._memory_bytes), *self._networks],
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONHASHSEED": "0"},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from spacetimedb.memory import control as words
+from spacetimedb.types.special import Identity
 from spacetimedb.workers.exposition import header, labels
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ _UTIME, _STIME, _RSS = 11, 12, 21
 _STAT_BYTES: Final = 4096
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MODULES: Final = "spacetimedb.workers."
+_HELPERS: Final = ("outbound", "loader", "snapshotter", "restorer")
+_IDENTITY: Final = re.compile("[0-9a-f]{64}")
 
 
 class ProcessFigures:
@@ -52,6 +57,31 @@ class ProcessFigures:
         self._lines[CPU].append(f"{CPU}{{{text}}} {(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS}\n")
         self._lines[MEMORY].append(f"{MEMORY}{{{text}}} {int(fields[_RSS]) * _PAGE}\n")
         self._lines[FILES].append(f"{FILES}{{{text}}} {count}\n")
+
+
+def helpers() -> Iterator[tuple[int, str, Identity | None]]:
+    """Pids, names and databases, if they have one, of processes that come and go: those that send HTTP requests, look
+    at programs, take snapshots or restore backups."""
+    for pid in _children_of(os.getppid()):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                arguments = file.read().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        for name in _HELPERS:
+            if f"{_MODULES}{name}" in arguments:
+                database = next((a for a in arguments if _IDENTITY.fullmatch(a)), None)
+                yield pid, name, None if database is None else Identity.from_hex(database)
+
+
+def _children_of(pid: int) -> Iterator[int]:
+    """Children of all its threads, as far as the kernel tells; one that starts or ends just now may be missing."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                yield from map(int, file.read().split())
+    except OSError:
+        return
 
 
 def processes_of(link: DatabaseLink) -> Iterator[tuple[int, str]]:

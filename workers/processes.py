@@ -159,9 +159,10 @@ class DatabaseProcesses:
         """The log keeper is first: once it has opened the log nobody else writes to it, so what the actor recovers
         is what the log keeper goes on from."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        shared = self._shared = SharedParts(self.identity[::-1].hex()[:12])
+        database = self.identity[::-1].hex()
+        shared = self._shared = SharedParts(database[:12])
         actor = self._actor = await ActorProcess.start(
-            shared, self._confinement.memory_bytes, self._rules.http_reach, self._say
+            database, shared, self._confinement.memory_bytes, self._rules.http_reach, self._say
         )
         keeper = await self._log.start(shared)
         setup = ActorSetup(

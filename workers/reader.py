@@ -255,12 +255,13 @@ class Reader:
             (words.READER_PID, os.getpid()),
             (words.READER_CONNECTIONS, len(link.clients) + len(link.v1.clients)),
             (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
-            (words.READER_CALLS, link.requests.calls_received),
+            (words.READER_QUERIES, link.subscriptions.query_count),
             (words.READER_MESSAGES, link.outbox.messages_sent),
             (words.READER_BYTES, link.outbox.bytes_sent),
             (words.READER_DROPPED, link.outbox.dropped),
         ):
             block.words[first + word] = value
+        link.figures.show_received()
 
     async def run(self) -> None:
         """Serves until told to stop, or until the supervisor is gone."""

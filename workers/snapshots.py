@@ -166,7 +166,9 @@ class Snapshots:
             self._policy.keep,
             self._policy.prune_log,
         )
-        child = await start_child("snapshotter", "spacetimedb.workers.snapshotter", FromSnapshotter)
+        child = await start_child(
+            "snapshotter", "spacetimedb.workers.snapshotter", FromSnapshotter, self._identity[::-1].hex()
+        )
         try:
             await child.channel.send_async(setup)
             received = await child.channel.receive_async()

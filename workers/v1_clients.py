@@ -164,7 +164,6 @@ class V1Clients:
         info = v1.ReducerCall(name, catalog.reducer_ids.get(name, v1.UNKNOWN_REDUCER), shown, message.request_id)
         client.calls.append(_Call(info, message.flags, problem))
         client.pending_calls += 1
-        link.requests.calls_received += 1
         body = mail.named(name, binary)
         link.outgoing.append(mail.request(mail.CALL, detail, client.number, message.request_id, body))
 

@@ -9,10 +9,20 @@ from spacetimedb.types.special import Identity
 from .exchange import Exchange, authenticate
 from .local_access import is_local
 from .messages import PEM, TEXT, HttpError, Response, empty_response, json_response
-from .query import bare_identity, integer, path_parameter, read_query
+from .query import bare_identity, integer, path_parameter, read_query, variant
 
 VERSION: Final = "2.8.3"
 """Version of the protocol family this server speaks, as clients and tools read it."""
+UPSTREAM_NAMES: Final = tuple(
+    (b"spacetime_" + ours, b"spacetime_" + upstreams)
+    for ours, upstreams in (
+        (b"txn_elapsed_time_seconds", b"txn_elapsed_time_sec"),
+        (b"reducer_wait_time_seconds", b"reducer_wait_time_sec"),
+        (b"subscription_compile_time_seconds", b"subscription_compile_time_sec"),
+        (b"num_queries_subscribed_total", b"num_queries_subscribed"),
+    )
+)
+"""Metrics that Prometheus' rules want named otherwise; the rest have upstream's names, if it has the figure."""
 
 
 async def ping(exchange: Exchange) -> Response:
@@ -27,6 +37,7 @@ async def health(exchange: Exchange) -> Response:
 
 async def metrics(exchange: Exchange) -> Response:
     """Figures are open to all, as upstream's are; what clients ask for only to this machine, and to owners."""
+    wants_upstreams = "names" in read_query(exchange.request.query, {"names": variant("upstream")})
     queries: list[Identity] | None = None
     if exchange.backend.dashboard_access() != "local" or not is_local(exchange.request):
         queries = []
@@ -36,7 +47,11 @@ async def metrics(exchange: Exchange) -> Response:
             pass  # the route does not look at tokens otherwise
         if exchange.claims is not None:
             queries = await exchange.backend.databases_of(exchange.claims.identity)
-    return Response(200, [("content-type", TEXT)], await exchange.backend.metrics(None, queries))
+    text = await exchange.backend.metrics(None, queries)
+    if wants_upstreams:
+        for ours, upstreams in UPSTREAM_NAMES:
+            text = text.replace(ours, upstreams)
+    return Response(200, [("content-type", TEXT)], text)
 
 
 async def service_discovery(exchange: Exchange) -> Response:

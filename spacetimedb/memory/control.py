@@ -29,7 +29,7 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     56    expects_log            supervisor   as that of a reader
     64    reader 0               reader       eight words each, up to reader 15:
                                               +0 expects_log (lowered by the log keeper),
-                                              +1 pid, +2 connections, +3 subscriptions, +4 calls received,
+                                              +1 pid, +2 connections, +3 subscriptions, +4 live queries,
                                               +5 messages sent, +6 bytes sent, +7 connections dropped
     512                          actor        its board of figures (see `figures`), 16384 words
     16896                        log keeper   its board, 2048 words
@@ -78,7 +78,7 @@ READER_EXPECTS_LOG: Final = 0
 READER_PID: Final = 1
 READER_CONNECTIONS: Final = 2
 READER_SUBSCRIPTIONS: Final = 3
-READER_CALLS: Final = 4
+READER_QUERIES: Final = 4
 READER_MESSAGES: Final = 5
 READER_BYTES: Final = 6
 READER_DROPPED: Final = 7

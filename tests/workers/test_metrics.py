@@ -22,7 +22,7 @@ from spacetimedb.client.blocking import connect
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MODULE = b"""
-from spacetimedb import Module, Pk, ReducerContext, ReducerError, Row, Schedule, every, u32
+from spacetimedb import HttpError, Module, Pk, ProcedureContext, ReducerContext, ReducerError, Row, Schedule, every, u32
 
 m = Module()
 
@@ -44,6 +44,13 @@ def refuse(ctx: ReducerContext) -> None:
 def crash(ctx: ReducerContext) -> None:
     raise KeyError("inside")
 
+@m.procedure
+def fetch(ctx: ProcedureContext) -> None:
+    try:
+        ctx.http.get("http://192.168.0.1/")
+    except HttpError:
+        pass
+
 @m.every(50)
 def beat(ctx: ReducerContext) -> None:
     ctx.db[Note].id.update(Note(id=0, text="beat")) if ctx.db[Note].id.find(0) else None
@@ -61,9 +68,9 @@ def scrape(server: ServerProcess) -> Samples:
     return found
 
 
-def scrape_text(server: ServerProcess) -> str:
+def scrape_text(server: ServerProcess, query: str = "") -> str:
     """The answer as it is."""
-    with urlopen(server.base_url + "/v1/metrics", timeout=PATIENCE_S) as answer:
+    with urlopen(server.base_url + "/v1/metrics" + query, timeout=PATIENCE_S) as answer:
         assert answer.headers["content-type"].startswith("text/plain")
         return str(answer.read().decode())
 
@@ -102,12 +109,12 @@ def test_counts(used: tuple[ServerProcess, str]) -> None:
     samples = await_value(server, 19, "spacetime_num_table_rows", database_identity=identity, table_name="note")
     mine = {"database_identity": identity}
     assert value(samples, "spacetime_num_txns_total", **mine, reducer="add", committed="true") == 2
-    assert value(samples, "spacetime_txn_elapsed_time_sec_count", **mine, reducer="add") == 2
+    assert value(samples, "spacetime_txn_elapsed_time_seconds_count", **mine, reducer="add") == 2
     assert value(samples, "spacetime_reducer_failures_total", **mine, reducer="refuse", outcome="error") == 1
     assert value(samples, "spacetime_reducer_failures_total", **mine, reducer="crash", outcome="internal") == 1
     assert value(samples, "spacetime_num_txns_total", **mine, reducer="crash", committed="false") == 1
     assert value(samples, "spacetime_reducer_failure_seconds_count", **mine, reducer="crash", outcome="internal") == 1
-    assert value(samples, "spacetime_txn_elapsed_time_sec_count", db=identity, reducer="add") == 2
+    assert value(samples, "spacetime_txn_elapsed_time_seconds_count", db=identity, reducer="add") == 2
     assert value(samples, "spacetime_num_txns_total", **mine, txn_type="Sql", committed="true") == 1
     inserted = value(samples, "spacetime_num_rows_inserted_total", **mine, table_name="note")
     deleted = value(samples, "spacetime_num_rows_deleted_total", **mine, table_name="note")
@@ -116,6 +123,8 @@ def test_counts(used: tuple[ServerProcess, str]) -> None:
     assert value(samples, "spacetime_table_size_bytes", **mine, table_name="note") == pytest.approx(19 * 18, abs=20)
     assert value(samples, "spacetime_scheduled_function_delay_seconds_count", **mine, function="beat") > 0
     assert value(samples, "spacetime_worker_ws_clients_spawned", **mine) == 1
+    assert value(samples, "spacetime_worker_ws_clients_closed_connection", **mine) == 1
+    assert value(samples, "spacetime_websocket_requests_total", **mine, protocol="binary") == 2
     assert value(samples, "spacetime_commitlog_sync_seconds_count", **mine) > 0
     assert value(samples, "spacetime_message_log_size_bytes", **mine) > 0
     assert value(samples, "spacetime_update_age_seconds_count", **mine) > 0
@@ -143,7 +152,7 @@ def test_histograms_are_cumulative(used: tuple[ServerProcess, str]) -> None:
     server, identity = used
     buckets = [
         v
-        for labels, v in scrape(server)["spacetime_txn_elapsed_time_sec_bucket"]
+        for labels, v in scrape(server)["spacetime_txn_elapsed_time_seconds_bucket"]
         if labels["database_identity"] == identity and labels["reducer"] == "add"
     ]
     assert buckets == sorted(buckets)
@@ -152,13 +161,18 @@ def test_histograms_are_cumulative(used: tuple[ServerProcess, str]) -> None:
 
 def test_every_family_is_documented_and_every_documented_one_exists(used: tuple[ServerProcess, str]) -> None:
     server, _identity = used
-    documented = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", (DOCS / "metrics.md").read_text(), re.MULTILINE))
-    there = {}
-    for line in scrape_text(server).splitlines():
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split()
-            there[name] = kind
-    assert there == documented
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (DOCS / "metrics.md").read_text(), re.MULTILINE)
+    assert _kinds(scrape_text(server)) == {name: kind for name, kind, _labels in rows}
+    documented = {name: set(re.findall(r"\w+", labels)) for name, _kind, labels in rows}
+    for name, found in scrape(server).items():
+        for labels, _value in found:
+            told = documented[name if name in documented else name.rpartition("_")[0]]
+            assert labels.keys() - {"db", "database_identity", "le"} == told, name
+
+
+def _kinds(text: str) -> dict[str, str]:
+    """Kinds of metrics by name."""
+    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
 
 
 def test_prometheus_own_checker_accepts_it(used: tuple[ServerProcess, str]) -> None:
@@ -166,11 +180,36 @@ def test_prometheus_own_checker_accepts_it(used: tuple[ServerProcess, str]) -> N
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=scrape_text(server), capture_output=True, text=True, check=False
     )
-    # Some names are those that SpacetimeDB's dashboards ask for (docs/metrics.md); that is all there is to say.
-    said = (done.stdout + done.stderr).splitlines()
-    upstreams = 'spacetime_num_queries_subscribed counter metrics should have "_total" suffix'
-    rest = [line for line in said if not line.endswith("_sec metric names should not contain abbreviated units")]
-    assert rest == [upstreams]
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_names_of_upstreams_dashboards(used: tuple[ServerProcess, str]) -> None:
+    server, _identity = used
+    renamed = {
+        "spacetime_txn_elapsed_time_seconds": "spacetime_txn_elapsed_time_sec",
+        "spacetime_reducer_wait_time_seconds": "spacetime_reducer_wait_time_sec",
+        "spacetime_subscription_compile_time_seconds": "spacetime_subscription_compile_time_sec",
+        "spacetime_num_queries_subscribed_total": "spacetime_num_queries_subscribed",
+    }
+    usual = _kinds(scrape_text(server))
+    assert {renamed.get(name, name): kind for name, kind in usual.items()} == _kinds(
+        scrape_text(server, "?names=upstream")
+    )
+    with pytest.raises(RequestFailed, match="unknown variant `ours`, expected one of `upstream`"):
+        server.request("GET", "/v1/metrics?names=ours")
+
+
+def test_processes_that_come_and_go(used: tuple[ServerProcess, str]) -> None:
+    server, identity = used
+    name = "process_resident_memory_bytes"
+    server.call("metered", "fetch")
+    samples = scrape(server)
+    assert value(samples, name, process="outbound", database_identity=identity) > 1e6
+    deadline = time.monotonic() + PATIENCE_S
+    while not value(samples, name, process="loader", database_identity=""):  # the one for the next publish
+        assert time.monotonic() < deadline
+        server.publish(MODULE, "metered")
+        samples = scrape(server)
 
 
 def test_alerts_and_dashboard_ask_for_what_there_is(used: tuple[ServerProcess, str]) -> None:
