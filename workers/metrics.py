@@ -21,8 +21,9 @@ from spacetimedb.workers.exposition import NAMES, BoardText, header, labels
 from spacetimedb.workers.process_metrics import (
     PROCESS_METRICS,
     ProcessFigures,
-    helpers,
+    helper_of,
     processes_of,
+    servers_children,
     servers_processes,
 )
 from spacetimedb.workers.query_costs import shown
@@ -174,10 +175,11 @@ class Metrics:
             for pid, name in processes_of(link):
                 processes.add(pid, name, link.identity.hex())
             await piece.end()
-        for pid, name, database in helpers():
-            if databases is None or database in databases:
-                processes.add(pid, name, "" if database is None else database.hex())
-                await piece.end()
+        for pid in servers_children():
+            helper = None if pid in processes.known else helper_of(pid)
+            if helper is not None and (databases is None or helper.database in databases):
+                processes.add(pid, helper.name, helper.database.hex() if helper.database is not None else "")
+            await piece.end()
         parts: list[bytes] = []
         for name, found in lines.items():
             if names is None or name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from spacetimedb.memory import control as words
 from spacetimedb.types.special import Identity
@@ -39,6 +39,8 @@ class ProcessFigures:
 
     def __init__(self, lines: dict[str, list[str]]) -> None:
         self._lines = lines
+        self.known: set[int] = set()
+        """Pids that were added."""
 
     def add(self, pid: int, name: str, database: str) -> None:
         """Labels are process, pid, and the identity of the database that it belongs to, if it does. 50 us."""
@@ -53,32 +55,40 @@ class ProcessFigures:
             count = os.stat(folder).st_size or len(os.listdir(folder))
         except OSError:
             return  # it has just ended
+        self.known.add(pid)
         text = labels({"process": name, "pid": str(pid), "database_identity": database})
         self._lines[CPU].append(f"{CPU}{{{text}}} {(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS}\n")
         self._lines[MEMORY].append(f"{MEMORY}{{{text}}} {int(fields[_RSS]) * _PAGE}\n")
         self._lines[FILES].append(f"{FILES}{{{text}}} {count}\n")
 
 
-def helpers() -> Iterator[tuple[int, str, Identity | None]]:
-    """Pids, names and databases, if they have one, of processes that come and go: those that send HTTP requests, look
-    at programs, take snapshots or restore backups."""
-    for pid in _children_of(os.getppid()):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                arguments = file.read().decode().split("\0")
-        except (OSError, UnicodeDecodeError):
-            continue
-        for name in _HELPERS:
-            if f"{_MODULES}{name}" in arguments:
-                database = next((a for a in arguments if _IDENTITY.fullmatch(a)), None)
-                yield pid, name, None if database is None else Identity.from_hex(database)
+class Helper(NamedTuple):
+    """A process that comes and goes: sends HTTP requests, looks at a program, takes a snapshot, restores a backup."""
+
+    name: str
+    database: Identity | None
 
 
-def _children_of(pid: int) -> Iterator[int]:
-    """Children of all its threads, as far as the kernel tells; one that starts or ends just now may be missing."""
+def helper_of(pid: int) -> Helper | None:
+    """What a process is, if it is one of those. 30 us."""
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return None
+    for name in _HELPERS:
+        if f"{_MODULES}{name}" in arguments:
+            database = next(filter(_IDENTITY.fullmatch, arguments), None)
+            return Helper(name, None if database is None else Identity.from_hex(database))
+    return None
+
+
+def servers_children() -> Iterator[int]:
+    """Children of the supervisor, as far as the kernel tells; one that starts or ends just now may be missing."""
+    folder = f"/proc/{os.getppid()}/task"
+    try:
+        for thread in os.listdir(folder):
+            with open(f"{folder}/{thread}/children", "rb") as file:
                 yield from map(int, file.read().split())
     except OSError:
         return
