@@ -10,7 +10,7 @@ from server_process import SAMPLES, RequestFailed, ServerProcess
 from spacetimedb.log.files import OPERATING_SYSTEM
 from spacetimedb.log.recovery import snapshot_state
 from spacetimedb.log.snapshot import read_snapshot, write_snapshot
-from spacetimedb.schema.system import FIRST_USER_ID
+from spacetimedb.schema.system_tables import FIRST_USER_ID
 
 
 def snapshots(server: ServerProcess) -> list[str]:

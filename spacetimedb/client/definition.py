@@ -21,7 +21,8 @@ from spacetimedb.schema.definition import ColumnDef, ModuleDef, ProcedureDef, Re
 from spacetimedb.schema.json import raw_v10
 from spacetimedb.schema.layout import parsed
 from spacetimedb.schema.names import pascal_case
-from spacetimedb.schema.raw import V10_LAYOUT, RawModuleDefV10, decode_raw, encode_raw
+from spacetimedb.schema.raw import V10_LAYOUT, decode_raw, encode_raw
+from spacetimedb.schema.raw_structs import RawModuleDefV10
 from spacetimedb.schema.validation import validate
 from spacetimedb.schema.validation_errors import ModuleDefErrors
 from spacetimedb.types.algebraic import (

@@ -25,7 +25,8 @@ from spacetimedb.module.mounting import descendants
 from spacetimedb.schema.definition import ModuleDef, TableDef, with_durability, with_row_migrations
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
-from spacetimedb.schema.system import FIRST_USER_ID, SYSTEM_TABLES, bootstrap_rows, creation_rows
+from spacetimedb.schema.system_catalogue import bootstrap_rows, creation_rows
+from spacetimedb.schema.system_tables import FIRST_USER_ID, SYSTEM_TABLES
 from spacetimedb.schema.validation import ModuleDefErrors, validate
 from spacetimedb.sql.catalog import SchemaCatalog, ViewKey
 from spacetimedb.sql.errors import SqlError

@@ -21,7 +21,9 @@ from msgspec.structs import replace
 from spacetimedb.schema.definition import ColumnDef, IndexDef, RowMigrationDef, SequenceDef, TableDef, UniqueDef
 from spacetimedb.schema.migration import MigrationPlan, Step, StepKind
 from spacetimedb.schema.migration_text import debug_line, log_line
-from spacetimedb.schema.system import (
+from spacetimedb.schema.system_catalogue import CatalogueWriter
+from spacetimedb.schema.system_rows import StColumnAccessor, StIndexAccessor, StRowLevelSecurity, StTableAccessor
+from spacetimedb.schema.system_tables import (
     ST_COLUMN_ACCESSOR_ID,
     ST_COLUMN_ID,
     ST_CONSTRAINT_ID,
@@ -36,11 +38,6 @@ from spacetimedb.schema.system import (
     ST_VIEW_COLUMN_ID,
     ST_VIEW_ID,
     ST_VIEW_PARAM_ID,
-    CatalogueWriter,
-    StColumnAccessor,
-    StIndexAccessor,
-    StRowLevelSecurity,
-    StTableAccessor,
 )
 from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.errors import SqlError

@@ -17,7 +17,7 @@ from spacetimedb.log.files import OPERATING_SYSTEM, FileSystem
 from spacetimedb.log.recovery import snapshot_state
 from spacetimedb.log.segments import start_segment
 from spacetimedb.log.snapshot import HEADER, MAGIC, SnapshotDamaged, parse_snapshot, snapshot_directory, write_snapshot
-from spacetimedb.schema.system import ST_MODULE_ID, SYSTEM_TABLES
+from spacetimedb.schema.system_tables import ST_MODULE_ID, SYSTEM_TABLES
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.errors import DecodeError
 

@@ -20,7 +20,7 @@ and rows of unknown tables are errors (ReplayError); the state is then not what 
   about its rows is ignored.
 * Inputs and outputs are ignored: recovery runs no reducers.
 
-Unless told where it is, the state before offset 0 is that of `schema.system.bootstrap_rows`.
+Unless told where it is, the state before offset 0 is that of `schema.system_catalogue.bootstrap_rows`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,8 @@ from spacetimedb.log.row_splitter import fixed_size, splitter
 from spacetimedb.log.segments import LogDamaged, list_segments, read_commits
 from spacetimedb.log.snapshot import Snapshot, SnapshotDamaged, list_snapshots, read_snapshot
 from spacetimedb.log.txdata import INPUTS, MUTATIONS, OUTPUTS, Splitter, Transaction, decode_payload
-from spacetimedb.schema.system import (
-    FIRST_USER_ID,
-    ST_COLUMN_ID,
-    ST_EVENT_TABLE_ID,
-    ST_TABLE_ID,
-    SYSTEM_TABLES,
-    bootstrap_rows,
-)
+from spacetimedb.schema.system_catalogue import bootstrap_rows
+from spacetimedb.schema.system_tables import FIRST_USER_ID, ST_COLUMN_ID, ST_EVENT_TABLE_ID, ST_TABLE_ID, SYSTEM_TABLES
 from spacetimedb.types.algebraic import Product, ProductElement, decode_type
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.errors import DecodeError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from spacetimedb.schema.raw import (
+from spacetimedb.schema.raw_structs import (
     CaseConversionPolicy,
     HttpMethod,
     Lifecycle,

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, TypeVar, overload
 import msgspec
 
 from spacetimedb.schema.names import pascal_case, snake_case
-from spacetimedb.schema.raw import RawModuleDefV10, RawSubmodule
+from spacetimedb.schema.raw_structs import RawModuleDefV10, RawSubmodule
 from spacetimedb.types.special import TimeDuration
 
 from .build import Built, build

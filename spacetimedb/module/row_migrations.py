@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from spacetimedb.schema.raw import RawModuleDefV10
+from spacetimedb.schema.raw_structs import RawModuleDefV10
 from spacetimedb.schema.validation import ModuleDefErrors, validate
 from spacetimedb.types.algebraic import Product
 from spacetimedb.types.shapes import ProductShape

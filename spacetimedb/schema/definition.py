@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from spacetimedb.schema.raw import HttpMethod, RawModuleDefV9, RawModuleDefV10
+from spacetimedb.schema.raw_structs import HttpMethod, RawModuleDefV9, RawModuleDefV10
 from spacetimedb.types.algebraic import AlgebraicType, Product, Typespace
 
 IndexAlgorithm = Literal["btree", "hash", "direct"]

@@ -22,9 +22,8 @@ from spacetimedb.schema.definition import (
     UniqueDef,
     ViewDef,
 )
-from spacetimedb.schema.raw import (
-    V9_LAYOUT,
-    V10_LAYOUT,
+from spacetimedb.schema.raw import V9_LAYOUT, V10_LAYOUT
+from spacetimedb.schema.raw_structs import (
     Lifecycle,
     RawAlgorithm,
     RawBTree,

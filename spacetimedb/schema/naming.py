@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spacetimedb.schema.names import index_name, pascal_case, schedule_name, sequence_name, snake_case, unique_name
-from spacetimedb.schema.raw import CaseConversionPolicy, RawModuleDefV10
+from spacetimedb.schema.raw_structs import CaseConversionPolicy, RawModuleDefV10
 from spacetimedb.schema.validation_types import canonical_type
 from spacetimedb.types.algebraic import AlgebraicType
 

@@ -33,7 +33,7 @@ from spacetimedb.schema.definition import (
 )
 from spacetimedb.schema.names import NAMESPACE_LIMIT
 from spacetimedb.schema.naming import Naming
-from spacetimedb.schema.raw import (
+from spacetimedb.schema.raw_structs import (
     HttpMethod,
     Lifecycle,
     RawModuleDef,
@@ -45,7 +45,7 @@ from spacetimedb.schema.raw import (
     RawView,
     Visibility,
 )
-from spacetimedb.schema.system import SYSTEM_TABLES_BY_NAME
+from spacetimedb.schema.system_tables import SYSTEM_TABLES_BY_NAME
 from spacetimedb.schema.validation_errors import Kind, ModuleDefErrors, Problem, Problems
 from spacetimedb.schema.validation_tables import Columns, Entities, TableValidator
 from spacetimedb.schema.validation_types import TypeUses, debug_product, inlined_or_same

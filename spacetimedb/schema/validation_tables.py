@@ -14,7 +14,7 @@ from spacetimedb.schema.definition import (
     UniqueDef,
 )
 from spacetimedb.schema.naming import Naming
-from spacetimedb.schema.raw import (
+from spacetimedb.schema.raw_structs import (
     RawBTree,
     RawConstraint,
     RawDirect,

@@ -5,7 +5,7 @@ Nothing is renamed: the policy is no conversion, and ``naming`` takes the given 
 
 from __future__ import annotations
 
-from spacetimedb.schema.raw import (
+from spacetimedb.schema.raw_structs import (
     CaseConversionPolicy,
     RawColumnDefaultV9,
     RawConstraint,

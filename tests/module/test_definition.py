@@ -48,7 +48,8 @@ from spacetimedb.module import (
     u64,
     u256,
 )
-from spacetimedb.schema.raw import RawBTree, RawDefault, RawHash, RawModuleDefV10, decode_raw, encode_raw
+from spacetimedb.schema.raw import decode_raw, encode_raw
+from spacetimedb.schema.raw_structs import RawBTree, RawDefault, RawHash, RawModuleDefV10
 from spacetimedb.schema.validation import validate
 from spacetimedb.types import algebraic as t
 from spacetimedb.types.algebraic import AlgebraicType, Ref, option, product, sum_of

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from spacetimedb.schema.raw import (
-    SUBMODULE_DEPTH,
-    V9_LAYOUT,
-    V10_LAYOUT,
+from spacetimedb.schema.raw import SUBMODULE_DEPTH, V9_LAYOUT, V10_LAYOUT, decode_raw, encode_raw
+from spacetimedb.schema.raw_structs import (
     CaseConversionPolicy,
     HttpMethod,
     RawHttpRoute,
@@ -19,8 +17,6 @@ from spacetimedb.schema.raw import (
     RawSubmodule,
     Section,
     SectionTag,
-    decode_raw,
-    encode_raw,
 )
 from spacetimedb.types.algebraic import UNIT
 from spacetimedb.types.errors import DecodeError

@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import astuple
 
 from spacetimedb.schema.raw import decode_raw
-from spacetimedb.schema.system import (
+from spacetimedb.schema.system_catalogue import CatalogueWriter, Creation, bootstrap_rows, creation_rows
+from spacetimedb.schema.system_rows import StRowLevelSecurity
+from spacetimedb.schema.system_tables import (
     ST_COLUMN_ID,
     ST_CONSTRAINT_ID,
     ST_INDEX_ID,
@@ -19,11 +21,6 @@ from spacetimedb.schema.system import (
     ST_VIEW_COLUMN_ID,
     SYSTEM_TABLES,
     SYSTEM_TABLES_BY_NAME,
-    CatalogueWriter,
-    Creation,
-    StRowLevelSecurity,
-    bootstrap_rows,
-    creation_rows,
 )
 from spacetimedb.schema.validation import validate
 from spacetimedb.types.algebraic import decode_type

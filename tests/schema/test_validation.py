@@ -11,7 +11,8 @@ import pytest
 from spacetimedb.schema.definition import ModuleDef
 from spacetimedb.schema.json import schema_v9, schema_v10
 from spacetimedb.schema.migration import plan
-from spacetimedb.schema.raw import (
+from spacetimedb.schema.raw import decode_raw, encode_raw
+from spacetimedb.schema.raw_structs import (
     RawBTree,
     RawConstraint,
     RawIndex,
@@ -22,10 +23,8 @@ from spacetimedb.schema.raw import (
     RawType,
     RawTypeName,
     RawUnique,
-    decode_raw,
-    encode_raw,
 )
-from spacetimedb.schema.system import creation_rows
+from spacetimedb.schema.system_catalogue import creation_rows
 from spacetimedb.schema.validation import ModuleDefErrors, validate
 from spacetimedb.types.algebraic import (
     U8,

@@ -13,7 +13,8 @@ import pytest
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.module.errors import UniqueViolation
 from spacetimedb.module.rows import Row
-from spacetimedb.schema.system import SYSTEM_TABLES, bootstrap_rows
+from spacetimedb.schema.system_catalogue import bootstrap_rows
+from spacetimedb.schema.system_tables import SYSTEM_TABLES
 from spacetimedb.store.store import TableStatistics
 from spacetimedb.store.table import in_table_code
 

@@ -9,7 +9,8 @@ import pytest
 from spacetimedb.module.errors import NoSuchRow, UniqueViolation
 from spacetimedb.module.rows import Row
 from spacetimedb.schema.definition import SequenceDef, TableDef
-from spacetimedb.schema.system import ST_SEQUENCE_ID, SYSTEM_TABLES, StSequence
+from spacetimedb.schema.system_rows import StSequence
+from spacetimedb.schema.system_tables import ST_SEQUENCE_ID, SYSTEM_TABLES
 from spacetimedb.store.commit_record import TableDelta
 from spacetimedb.store.sequences import BATCH, Sequence
 from spacetimedb.store.store import Store
