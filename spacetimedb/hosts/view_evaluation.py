@@ -30,7 +30,7 @@ from spacetimedb.store.store import Store
 from spacetimedb.store.table import Table
 from spacetimedb.types.algebraic import display
 from spacetimedb.types.bsatn import codec, fixed_size
-from spacetimedb.types.interpreted import explain_encode
+from spacetimedb.types.codec_errors import explain_encode
 from spacetimedb.types.special import Identity
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from spacetimedb.schema.definition import (
     ViewDef,
 )
 from spacetimedb.schema.names import NAMESPACE_LIMIT
-from spacetimedb.schema.naming import Naming
+from spacetimedb.schema.canonical_names import Naming
 from spacetimedb.schema.raw_structs import (
     HttpMethod,
     Lifecycle,

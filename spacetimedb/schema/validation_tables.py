@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spacetimedb.schema.canonical_names import Naming
 from spacetimedb.schema.definition import (
     SEQUENCE_MAXIMUM,
     ColumnDef,
@@ -13,7 +14,6 @@ from spacetimedb.schema.definition import (
     TableDef,
     UniqueDef,
 )
-from spacetimedb.schema.naming import Naming
 from spacetimedb.schema.raw_structs import (
     RawBTree,
     RawConstraint,

@@ -1,6 +1,6 @@
 """Version 9 definitions in the form of version 10.
 
-Nothing is renamed: the policy is no conversion, and ``naming`` takes the given names of objects as they are.
+Nothing is renamed: the policy is no conversion, and ``canonical_names`` takes the given names of objects as they are.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from msgspec.structs import force_setattr, replace
 from spacetimedb.module.errors import NoSuchRow, ReducerError, UniqueViolation
 from spacetimedb.schema.definition import TableDef
 from spacetimedb.types.bsatn import codec, fixed_size
-from spacetimedb.types.interpreted import explain_encode
+from spacetimedb.types.codec_errors import explain_encode
 from spacetimedb.types.satn import satn_text
 from spacetimedb.types.shapes import ProductShape, Scalar
 from spacetimedb.types.source import compile_source

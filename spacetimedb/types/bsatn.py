@@ -35,7 +35,7 @@ later read at a position behind it fails, so only the last one is compared with 
             explain_decode(shape, buf, at)
             raise
 
-When anything goes wrong a slow walk (`interpreted`) finds out what, so exact error texts cost nothing on the way.
+When anything goes wrong a slow walk (`codec_errors`) finds out what, so exact error texts cost nothing on the way.
 `encode_source` and `decode_source` give the same code as text, for generators that put it into functions of their own.
 """
 

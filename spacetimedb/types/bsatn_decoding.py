@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Final
 
-from spacetimedb.types.interpreted import MAX_ZERO_SIZED_ELEMENTS, explain_decode
+from spacetimedb.types.codec_errors import MAX_ZERO_SIZED_ELEMENTS, explain_decode
 from spacetimedb.types.layout import (
     CODES,
     MAX_CACHED_CODECS,

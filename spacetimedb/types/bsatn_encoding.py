@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from spacetimedb.types.interpreted import explain_encode
+from spacetimedb.types.codec_errors import explain_encode
 from spacetimedb.types.layout import CODES, MAX_CACHED_CODECS, SIZES, check_variants, format_name, packer
 from spacetimedb.types.shapes import (
     ArrayShape,

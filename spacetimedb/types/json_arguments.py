@@ -31,8 +31,8 @@ from spacetimedb.types.algebraic import (
     is_bytes,
     is_option,
 )
+from spacetimedb.types.codec_errors import INTEGER_BITS, integer_range
 from spacetimedb.types.errors import DecodeError
-from spacetimedb.types.interpreted import INTEGER_BITS, integer_range
 from spacetimedb.types.json_reader import JsonError, JsonReader
 from spacetimedb.types.satn import plain_float_text
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from mmap import mmap
 from typing import Any, Final, TypeAlias
 
-from spacetimedb.types.interpreted import INTEGER_BITS
+from spacetimedb.types.codec_errors import INTEGER_BITS
 from spacetimedb.types.shapes import ArrayShape, EnumShape, ProductShape, Scalar, Shape, SumShape, Wrapped
 
 Buffer: TypeAlias = bytes | memoryview | mmap

@@ -41,7 +41,7 @@ from spacetimedb.types.algebraic import (
     product,
     sum_of,
 )
-from spacetimedb.types.interpreted import MAX_ZERO_SIZED_ELEMENTS
+from spacetimedb.types.codec_errors import MAX_ZERO_SIZED_ELEMENTS
 from spacetimedb.types.shapes import (
     SCHEDULE_AT_SHAPE,
     ArrayShape,

@@ -33,7 +33,7 @@ from spacetimedb.types import (
     to_json,
 )
 from spacetimedb.types.algebraic import PRIMITIVES, SPECIAL_TYPES, UNIT, option, result, type_from_json, type_to_json
-from spacetimedb.types.interpreted import explain_decode
+from spacetimedb.types.codec_errors import explain_decode
 
 TYPESPACE = Typespace(
     (
