@@ -175,11 +175,11 @@ def read_rows(source: IO[str], text: RowText, form: Format) -> Iterator[tuple[in
 # --- cells of CSV
 
 _WIDE: Final = ("U256", "I256")
-_CellKind = Literal["json", "text", "quoted", "wrapped", "wrapped quoted"]
 
 
 def _cell_kind(t: AlgebraicType, typespace: Typespace) -> str:
-    """How a value of the type stands in a cell; of a wrapped one with the name of its only field."""
+    """How a value of the type stands in a cell: "json", "text", "quoted", "wrapped F" or "wrapped quoted F" with the
+    name of its only field."""
     t = typespace.resolve(t)
     match t:
         case Primitive("String"):

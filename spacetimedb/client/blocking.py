@@ -48,9 +48,6 @@ from .schema import Schema
 
 __all__ = ["ConnectOptions", "Connection", "connect", "fetch_schema", "open_connection"]
 
-LOOK_SECONDS = 0.05
-"""How often `wait_until` looks without being told of a change (in what is no row)."""
-
 
 def fetch_schema(url: str, database: str, *, token: str | None = None) -> Schema:
     """The schema that the server gives for a database; share it among connections. ConnectError."""

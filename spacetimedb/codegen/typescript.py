@@ -328,7 +328,7 @@ def _index(levels: list[_Level]) -> str:
         reducers=reducers,
         procedures=procedures,
         view=_query_builders(levels, aliases),
-        connection=_aliased_connection(aliases) if aliases else "",
+        connection=_ALIASED_CONNECTION if aliases else "",
         contexts=_contexts(bool(aliases)),
     )
 
@@ -385,8 +385,7 @@ def _contexts(has_aliases: bool) -> str:
     return (view if has_aliases else "") + "".join(contexts)
 
 
-def _aliased_connection(aliases: dict[str, str]) -> str:
-    return """
+_ALIASED_CONNECTION: Final = """
   declare db: DbView;
 
   constructor(config: __DbConnectionConfig<typeof REMOTE_MODULE>) {

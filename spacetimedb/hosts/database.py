@@ -67,7 +67,6 @@ ST_CLIENT: Final = 7
 ST_CONNECTION_CREDENTIALS: Final = 11
 NO_CONNECTION: Final = ConnectionId(bytes(16))
 
-_U32_U8: Final = Layout("<IB")
 _I64: Final = Layout("<q")
 
 

@@ -133,7 +133,7 @@ class ProcedureDef(Struct, frozen=True):
 
 class ViewDef(Struct, frozen=True):
     """A view. ``kind`` is how it gives its rows; ``row_type`` one row; ``primary_key`` the position of its key column,
-    declared (``has_declared_key``) or, for query views, that of the tables with the same row type."""
+    declared or, for query views, that of the tables with the same row type."""
 
     name: str
     accessor_name: str
@@ -148,7 +148,6 @@ class ViewDef(Struct, frozen=True):
     columns: tuple[ColumnDef, ...]
     type_ref: int
     primary_key: int | None = None
-    has_declared_key: bool = False
 
 
 class TypeDef(Struct, frozen=True):

@@ -113,14 +113,6 @@ class MigrationPlan(Struct, frozen=True):
         return any(step.kind is StepKind.DISCONNECT_ALL_USERS for step in self.steps)
 
     @property
-    def is_same_schema(self) -> bool:
-        """Whether nothing that is stored changes: only the program, and what views and row filters compute anew."""
-        if set(self.old.row_level_security) != set(self.new.row_level_security):
-            return False
-        computed = (StepKind.UPDATE_VIEW, StepKind.REMOVE_ROW_FILTER, StepKind.ADD_ROW_FILTER)
-        return all(step.kind in computed for step in self.steps)
-
-    @property
     def is_major_version_upgrade(self) -> bool:
         """Whether the module went from definition version 9 to 10."""
         return self.old.version < self.new.version

@@ -103,11 +103,6 @@ def identifier_problem(name: str) -> str | None:
     return None
 
 
-def is_identifier(name: str) -> bool:
-    """Whether ``name`` is an identifier."""
-    return identifier_problem(name) is None
-
-
 def index_name(table: str, columns: Iterable[str], algorithm: str) -> str:
     """Name of an index that has none of its own; ``algorithm`` is btree, hash or direct."""
     return f"{table}_{'_'.join(columns)}_idx_{algorithm}"

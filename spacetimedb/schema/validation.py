@@ -18,6 +18,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from spacetimedb.schema.canonical_names import Naming
 from spacetimedb.schema.definition import (
     HttpHandlerDef,
     HttpRouteDef,
@@ -32,7 +33,6 @@ from spacetimedb.schema.definition import (
     ViewDef,
 )
 from spacetimedb.schema.names import NAMESPACE_LIMIT
-from spacetimedb.schema.canonical_names import Naming
 from spacetimedb.schema.raw_structs import (
     HttpMethod,
     Lifecycle,
@@ -430,7 +430,7 @@ class _Validator:
                         Kind.VIEW, f"Primary key column {column} for view {view.name} not found", view.name
                     )
                 else:
-                    views[position] = replace(view, primary_key=key, has_declared_key=True)
+                    views[position] = replace(view, primary_key=key)
         for position, view in enumerate(views):
             if view.kind == "query" and view.primary_key is None and self._version == 10:
                 keys = {table.primary_key for table in tables if table.type_ref == view.type_ref}

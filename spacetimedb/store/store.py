@@ -77,26 +77,14 @@ class Store:
         self.tables[table_id] = self.by_name[definition.name] = table
         return table
 
-    def drop_table(self, table_id: int) -> None:
-        """Removes a table and retires its rows. It must have no uncommitted changes."""
-        table = self.tables[table_id]
-        self.retire(table)
-        del self.tables[table_id], self.by_name[table.name]
-
-    def reload(self, table_id: int, definition: TableDef, shape: ProductShape) -> Table:
-        """Puts a table with another row class or other indexes in the place of one with the same column types.
-
-        Rows keep their refs, sequences their state. Raises ValueError, and leaves the old table, if the rows violate
-        a new unique index. Handles of the old table must not be used any more.
-        """
-        table = self.rebuilt(table_id, definition, shape)
-        self.exchange(self.tables | {table_id: table})
-        return table
-
     # Tables beside the present ones: for changes of several tables that happen together or not at all
 
     def rebuilt(self, table_id: int, definition: TableDef, shape: ProductShape) -> Table:
-        """What `reload` would put in the place of the table; the store stays as it is. Raises ValueError."""
+        """The table with another row class or other indexes, of the same column types; the store stays as it is.
+
+        Rows keep their refs, sequences their state. Raises ValueError if the rows violate a new unique index. Once it
+        is in the store (`exchange`), handles of the old table must not be used any more.
+        """
         old = self.tables[table_id]
         table = self._make(table_id, definition, shape, old.sequences)
         table.adopt_from(old)

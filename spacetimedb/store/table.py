@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import linecache
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from types import FrameType
@@ -400,10 +399,6 @@ class Table:
         for key, ref in self.refs_by_key.items():
             row = self.touched[key] if key in self.touched else self.rows[key]
             _require(self._heap.row(ref) == self.encode(row), self.name, "the heap holds other bytes of", row)
-
-    def source_lines(self) -> list[str]:
-        """Lines of the generated code, as tracebacks show them."""
-        return linecache.getlines(self._build.__code__.co_filename)
 
 
 def _is_packing(error: BaseException) -> bool:

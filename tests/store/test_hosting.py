@@ -83,7 +83,7 @@ def test_apply_replays_deltas() -> None:
         twin.apply([], [])
 
 
-def test_reload_with_a_new_row_class_keeps_rows_refs_and_sequences() -> None:
+def test_a_rebuilt_table_with_a_new_row_class_keeps_rows_refs_and_sequences() -> None:
     class Person(Row):
         id: int
         name: str
@@ -97,7 +97,8 @@ def test_reload_with_a_new_row_class_keeps_rows_refs_and_sequences() -> None:
     store.commit()
     refs = sorted(array("Q", table.refs_by_key.values()))
     definition = define("player", PLAYER_COLUMNS, unique("id"), Index("name"), key="id")
-    swapped = store.reload(4096, definition, shape_from(Person, PLAYER_COLUMNS))
+    swapped = store.rebuilt(4096, definition, shape_from(Person, PLAYER_COLUMNS))
+    store.exchange({4096: swapped})
     check(store)
     assert store.tables[4096] is store.by_name["player"] is swapped
     assert sorted(array("Q", swapped.refs_by_key.values())) == refs
@@ -107,7 +108,7 @@ def test_reload_with_a_new_row_class_keeps_rows_refs_and_sequences() -> None:
     assert store.commit()[0].deletes == [table.encode(players(8)[7])]
     stricter = define("player", PLAYER_COLUMNS, unique("id"), unique("level"), key="id")
     with pytest.raises(UniqueViolation) as caught:
-        store.reload(4096, stricter, shape_from(Person, PLAYER_COLUMNS))
+        store.rebuilt(4096, stricter, shape_from(Person, PLAYER_COLUMNS))
     assert "'player_level_idx_btree' in table 'player': column(s): '[\"level\"]' value: 0" in (
         store.explain_violation(caught.value)
     )
@@ -120,7 +121,8 @@ def test_drop_retires_the_rows() -> None:
     table = account_table(store)
     table.handle.insert(Account(id=1, balance=1))
     store.commit()
-    store.drop_table(4100)
+    store.exchange({})
+    store.retire(table)
     assert store.tables == {}
     check(store)
     assert isinstance(store.heap, RowHeap)
@@ -239,7 +241,6 @@ def test_generated_source_reads_like_written() -> None:
     assert EXPECTED_SOURCE in table.source
     assert "pack_Iq(row.id, row.balance)" in table.source
     assert max(map(len, table.source.splitlines())) <= 300
-    assert "".join(table.source_lines()) == table.source
 
 
 def test_tracebacks_show_lines_of_generated_code() -> None:
