@@ -1,6 +1,6 @@
 """All benchmarks in one run: a server of its own, the official npm client, one table and a JSON file.
 
-    scripts/bench/run [--only transfer,fanout,...] [--seconds 20] [--json FILE] [--url URL --server-pid PID]
+    scripts/bench/run [--only transfer,fanout,...] [--seconds 20] [--json FILE] [--compare EARLIER] [--show FILE]
 
 Every figure that depends on the machine stands next to one measured in the same run: throughput is quoted over the echo
 floor (a bare Node WebSocket server), latency next to one fdatasync.
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 from rich.console import Console
@@ -321,28 +321,74 @@ def environment(bench: Bench) -> Figures:
         "python": platform.python_version(),
         "node": node_version,
         "fdatasync_ms": round(bench.fdatasync_ms, 3),
+        "seconds": bench.seconds,
         "time": time.strftime("%Y-%m-%d %H:%M"),
     }
 
 
-def show(console: Console, results: dict[str, Figures], machine: Figures) -> None:
-    """The table: one line per figure that has a goal, then the plain figures of every benchmark."""
-    console.print(" · ".join(f"{name} {value}" for name, value in machine.items()))
-    table = Table("benchmark", "figure", "measured", "goal", "upstream (Rust)", "")
+class Run(NamedTuple):
+    """What was measured, as it stands in the JSON file."""
+
+    machine: Figures
+    results: dict[str, Figures]
+
+    @classmethod
+    def read(cls, path: str) -> Run:
+        """Ends the program if the file is none."""
+        try:
+            run = json.loads(Path(path).read_text())
+            return cls(dict(run["machine"]), {name: dict(figures) for name, figures in run["results"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise SystemExit(f"{path}: this is no JSON of `spacetime bench`") from None
+
+    def figure(self, benchmark: str, name: str) -> Any:
+        """None if it was not measured."""
+        return self.results.get(benchmark, {}).get(name)
+
+
+def show(console: Console, run: Run, earlier: Run | None) -> None:
+    """The table: one line per figure that has a goal, then the plain figures of every benchmark. What was measured
+    earlier stands beside."""
+    console.print(_line(run.machine))
+    if earlier is not None:
+        console.print("before: " + _line(earlier.machine), style="dim")
+    before_and_change = ("before", "change") if earlier is not None else ()
+    table = Table("benchmark", "figure", *before_and_change[:1], "measured", *before_and_change[1:])
+    for title in ("goal", "upstream (Rust)", ""):
+        table.add_column(title)
     for goal in GOALS:
-        figures = results.get(goal.benchmark)
-        if figures is not None:
-            value = figures[goal.figure]
+        if goal.benchmark in run.results:
+            value = run.figure(goal.benchmark, goal.figure)
+            cells = [f"{value}"]
+            if earlier is not None:
+                before = earlier.figure(goal.benchmark, goal.figure)
+                cells = ["-" if before is None else f"{before}", f"{value}", _change(goal, before, value)]
             reached = value is not None and goal.holds(value)
-            table.add_row(
-                goal.benchmark, goal.figure, f"{value}", goal.text(), goal.upstream, "ok" if reached else "SHORT"
-            )
+            verdict = "ok" if reached else "SHORT"
+            table.add_row(goal.benchmark, goal.figure, *cells, goal.text(), goal.upstream, verdict)
     console.print(table)
-    more = Table("benchmark", "figures")
-    for name, figures in results.items():
-        shown = {key: figures[key] for key in SHOWN if figures.get(key) is not None}
-        more.add_row(name, ", ".join(f"{key} {value}" for key, value in shown.items()))
+    more = Table("benchmark", "figures" if earlier is None else "figures (and before)")
+    for name, figures in run.results.items():
+        shown = [_plain(key, figures[key], earlier and earlier.figure(name, key)) for key in SHOWN if key in figures]
+        more.add_row(name, ", ".join(filter(None, shown)))
     console.print(more)
+
+
+def _line(machine: Figures) -> str:
+    return " · ".join(f"{name} {value}" for name, value in machine.items())
+
+
+def _change(goal: Goal, before: float | None, now: float | None) -> str:
+    if before is None or now is None or before == now:
+        return ""
+    word = "better" if (now > before) == goal.at_least else "worse"
+    return f"{(now - before) / before * 100:+.1f} % {word}" if before else word
+
+
+def _plain(name: str, value: object, before: object) -> str:
+    if value is None:
+        return ""
+    return f"{name} {value}" + ("" if before is None else f" ({before})")
 
 
 UNITS = {
@@ -421,6 +467,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=15, help="length of each measurement")
     parser.add_argument("--readers", type=int, help="reader processes of the server")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--compare", type=Run.read, help="JSON of an earlier run, shown beside")
+    parser.add_argument("--show", type=Run.read, help="JSON of a run to show instead of measuring")
     parser.add_argument("--readme", action="store_true", help="put the figures into the README (all benchmarks)")
     parser.add_argument("--data-dir", type=Path, help="where the server writes (default: a temporary folder)")
     options = parser.parse_args()
@@ -428,6 +476,9 @@ def main() -> None:
     if unknown := [name for name in chosen if name not in BENCHMARKS]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     console = Console(width=120 if not sys.stdout.isatty() else None)
+    if options.show:
+        show(console, options.show, options.compare)
+        return
     with tempfile.TemporaryDirectory(prefix="spacetimedb-bench-", dir=options.data_dir) as folder:
         server = ServerProcess(Path(folder), readers=options.readers).start()
         try:
@@ -444,7 +495,7 @@ def main() -> None:
             machine = environment(bench)
         finally:
             server.stop()
-    show(console, results, machine)
+    show(console, Run(machine, results), options.compare)
     if options.readme:
         write_readme(results, machine)
     if options.json:

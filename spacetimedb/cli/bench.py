@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -23,6 +21,7 @@ NO_NODE: Final = (
     f"the benchmarks drive the server with the official npm client, and need Node {NODE_MAJOR} or newer{{found}}: "
     "https://nodejs.org, or `apt-get install nodejs npm`."
 )
+_FILE: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
@@ -33,26 +32,25 @@ NO_NODE: Final = (
 )
 @click.option("--seconds", type=click.IntRange(1, 3600), default=15, show_default=True, help="Length of each.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything measured.")
-@click.option(
-    "--compare",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="JSON of an earlier run, shown beside.",
-)
-def bench(only: str, seconds: int, json_file: Path | None, compare: Path | None) -> None:
-    """Starts a server of its own, measures it with the official npm client, prints a table."""
-    earlier = None if compare is None else _read(compare)
+@click.option("--compare", type=_FILE, help="JSON of an earlier run, shown beside.")
+@click.option("--show", type=_FILE, help="JSON of a run that is shown instead of measuring.")
+def bench(only: str, seconds: int, json_file: Path | None, compare: Path | None, show: Path | None) -> None:
+    """Starts a server of its own, measures it with the official npm client, prints a table.
+
+    \b
+    Two earlier runs side by side:
+        spacetime bench --show new.json --compare old.json
+    """
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise click.ClickException(f"{json_file}: there is no such folder")
     script = find_script()
-    check_node(script.parent)
-    with tempfile.TemporaryDirectory(prefix="spacetimedb-bench-") as folder:
-        file = json_file or Path(folder) / "figures.json"
-        options = ["--only", only, "--seconds", str(seconds), "--json", str(file.resolve())]
-        code = subprocess.run([sys.executable, str(script), *options]).returncode
-        if code:
-            sys.exit(code)
-        if earlier is not None:
-            show_comparison(earlier, _read(file))
+    options = ["--only", only, "--seconds", str(seconds)]
+    for name, file in (("--json", json_file), ("--compare", compare), ("--show", show)):
+        if file is not None:
+            options += [name, str(file.resolve())]
+    if show is None:
+        check_node(script.parent)
+    sys.exit(subprocess.run([sys.executable, str(script), *options]).returncode)
 
 
 def find_script() -> Path:
@@ -86,34 +84,3 @@ def check_node(folder: Path) -> None:
     click.echo(f"Installing the npm client into {folder}", err=True)
     if subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder).returncode:
         raise click.ClickException(f"`npm ci` in {folder} failed")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        results: dict[str, Any] = json.loads(path.read_text())["results"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise click.ClickException(f"{path}: this is no JSON of `spacetime bench`") from None
-    return results
-
-
-def changes(earlier: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, float, float]]:
-    """(benchmark, figure, before, now) of all numbers that both runs have."""
-    return [
-        (name, figure, float(before[figure]), float(value))
-        for name, figures in now.items()
-        if (before := earlier.get(name))
-        for figure, value in figures.items()
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, before.get(figure)))
-    ]
-
-
-def show_comparison(earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    """A table of what both runs have."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("benchmark", "figure", "before", "now", "change")
-    for name, figure, before, value in changes(earlier, now):
-        change = f"{(value - before) / before * 100:+.1f} %" if before else "–"
-        table.add_row(name, figure, f"{before:,.6g}", f"{value:,.6g}", change)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -36,31 +36,41 @@ def programs(folder: Path, **said: str) -> str:
 
 
 def test_a_run_beside_an_earlier_one(tmp_path: Path) -> None:
-    earlier = {"idle": {"resident_mb": 1.0, "processes": 2, "cpu_percent": 0, "note": "text"}, "gone": {"x": 1}}
-    (tmp_path / "earlier.json").write_text(json.dumps({"results": earlier}))
+    earlier = {"idle": {"resident_mb": 1.0, "processes": 2, "note": "text"}, "gone": {"x": 1}}
+    (tmp_path / "earlier.json").write_text(json.dumps({"machine": {"cores": 64}, "results": earlier}))
     options = ["--only", "idle", "--seconds", "1", "--json", "now.json", "--compare", "earlier.json"]
     status, out, err = run(*options, folder=tmp_path)
     assert status == 0, err
     measured = json.loads((tmp_path / "now.json").read_text())
     assert measured["machine"]["cores"] > 0
     memory, processes = measured["results"]["idle"]["resident_mb"], measured["results"]["idle"]["processes"]
-    assert re.search(rf"│ idle +│ resident_mb +│ {memory} +│ <= 160 +│ - +│ (ok|SHORT)", out), out
-    assert re.search(rf"│ idle +│ resident_mb +│ 1 +│ {memory:,.6g} +│ \+{(memory - 1) * 100:.1f} %", out), out
-    assert re.search(rf"│ idle +│ processes +│ 2 +│ {processes} +│ [+-][\d.]+ % ", out), out
-    assert re.search(r"│ idle +│ cpu_percent +│ 0 +│ [\d.]+ +│ – ", out), out
+    assert "before: cores 64" in out
+    change = rf"\+{(memory - 1) * 100:.1f} % worse"
+    assert re.search(rf"│ idle +│ resident_mb +│ 1.0 +│ {memory} +│ {change} +│ <= 160 +│ - +│ (ok|SHORT)", out), out
+    assert re.search(r"│ idle +│ cpu_percent +│ - +│ [\d.]+ +│  +│", out), out
+    assert re.search(rf"│ idle +│ processes {processes} \(2\) ", out), out
 
 
-def test_only_what_both_have_is_compared() -> None:
-    before = {"a": {"x": 10, "y": True, "z": None, "w": 4}, "b": {"x": 1}}
-    now = {"a": {"x": 15.0, "y": True, "z": 3, "v": 1}, "c": {"x": 1}}
-    assert bench.changes(before, now) == [("a", "x", 10.0, 15.0)]
+def test_two_runs_side_by_side(tmp_path: Path) -> None:
+    """Without Node."""
+    for name, rate, floor in (("old", 900, 0.5), ("new", 1000, 0.6)):
+        transfer = {"failed": 0, "tps_over_floor": floor, "server_cpu_s_per_1000_tx": 0.02, "tps": rate, "seconds": 5}
+        run_of = {"machine": {"cores": 2, "time": name}, "results": {"transfer": transfer}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(run_of))
+    nothing = programs(tmp_path / "none")
+    status, out, err = run("--show", "new.json", "--compare", "old.json", folder=tmp_path, path=nothing)
+    assert status == 0, err
+    assert out.startswith("cores 2 · time new\nbefore: cores 2 · time old\n")
+    assert re.search(r"│ transfer +│ tps_over_floor +│ 0.5 +│ 0.6 +│ \+20.0 % better +│ >= 0.4 +│", out), out
+    assert re.search(r"│ transfer +│ failed +│ 0 +│ 0 +│  +│", out), out
+    assert re.search(r"│ transfer +│ tps 1000 \(900\) ", out), out
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
     for text in ("", "[]", '{"machine": {}}'):
         (tmp_path / "bad.json").write_text(text)
         status, _, err = run("--compare", "bad.json", folder=tmp_path)
-        assert (status, err) == (1, "Error: bad.json: this is no JSON of `spacetime bench`\n")
+        assert (status, err) == (1, f"{tmp_path}/bad.json: this is no JSON of `spacetime bench`\n")
     assert "there is no such folder" in run("--json", "not/there.json", folder=tmp_path)[2]
     assert "need Node 20 or newer: https://nodejs.org" in run(folder=tmp_path, path=programs(tmp_path / "none"))[2]
     old = programs(tmp_path / "old", node="v18.1.0")
