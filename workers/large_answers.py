@@ -263,7 +263,7 @@ def _scan(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectR
         for batch in snapshot.batches():
             found = plan.select(batch)
             if shaper is not None:
-                shaper.add(plan, [(row,) for row in found])
+                yield from shaper.add(plan, [(row,) for row in found])
             else:
                 rows += found[skipped:] if skipped < len(found) else ()
                 skipped = max(skipped - len(found), 0)
@@ -273,8 +273,8 @@ def _scan(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectR
     finally:
         snapshot.close()
     if shaper is not None:
-        return SelectResult(plan.columns, shaper.result())
-    return execute_select(plan, _Gathered({plan.table.table_id: rows}))
+        return SelectResult(plan.columns, (yield from shaper.result()))
+    return (yield from select_steps(plan, _Gathered({plan.table.table_id: rows})))
 
 
 def _join(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectResult]:

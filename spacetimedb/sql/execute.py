@@ -5,7 +5,6 @@ table alone is applied first, an equality with a table before it becomes a hash 
 as its tables are there. MAX_JOINED_ROWS tuples may come up on the way.
 
 Everything is done in steps of some thousand rows, so that whoever has other things to do can stop between two of them.
-Only the sorting of a result is one step.
 """
 
 from __future__ import annotations
@@ -69,9 +68,9 @@ def select_steps(plan: SelectPlan, source: RowSource) -> Generator[None, None, S
         for fragment in plan.fragments:
             joined = yield from _joined(fragment, source)
             for piece in _pieces(joined):
-                shaper.add(fragment, piece)
+                yield from shaper.add(fragment, piece)
                 yield
-        return SelectResult(plan.columns, shaper.result())
+        return SelectResult(plan.columns, (yield from shaper.result()))
     if plan.others:
         parts = []
         for fragment in plan.fragments:
@@ -157,7 +156,10 @@ def _single(plan: SelectPlan, source: RowSource) -> Generator[None, None, list[b
         del out[plan.limit :]
     if plan.picked is not None:
         project = compile_projection(_layouts(plan), list(plan.picked))
-        return [project((row,)) for row in out]
+        rows, out = out, []
+        for piece in _pieces(rows):
+            out += [project((row,)) for row in piece]
+            yield
     return out
 
 

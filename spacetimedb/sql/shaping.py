@@ -10,7 +10,7 @@ Sorting is stable; rows that ORDER BY does not tell apart come in no particular 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from struct import Struct as Layout
 from typing import Any, Final
 
@@ -19,17 +19,19 @@ from spacetimedb.sql.literals import INTEGER_BITS, constant
 from spacetimedb.sql.predicate import compile_projection, compile_values, key_functions
 from spacetimedb.sql.resolve import ColumnRef
 from spacetimedb.sql.select_plan import AggregateOf, SelectPlan, Shaping
+from spacetimedb.sql.sorting import in_order, let_go, sorted_numbers
 from spacetimedb.types.algebraic import F32, F64, Primitive
 
 Joined = Sequence[tuple[bytes, ...]]
 """Rows of the tables of a fragment, by number of the table."""
 KEPT_ROWS: Final = 4096
-"""Rows beyond LIMIT that are kept before those that will not be in the result are let go of."""
+"""Rows beyond LIMIT that are kept at least before those that will not be in the result are let go of."""
+GROUPS_AT_ONCE: Final = 512
 _F64: Final = Layout("<d")
 
 
 class Shaper:
-    """Takes the rows of all fragments of a plan in any number of portions, then gives the result."""
+    """Takes the rows of all fragments of a plan in any number of portions, then gives the result. All in steps."""
 
     def __init__(self, plan: SelectPlan) -> None:
         assert plan.shaping is not None
@@ -42,8 +44,8 @@ class Shaper:
         """For each group, and each output of it, [how many values, what they came to]."""
         self._last = None if plan.limit is None else plan.shaping.offset + plan.limit
 
-    def add(self, fragment: SelectPlan, joined: Joined) -> None:
-        """More rows of a fragment."""
+    def add(self, fragment: SelectPlan, joined: Joined) -> Generator[None, None, None]:
+        """More rows of a fragment, which are what one step is done with."""
         assert fragment.shaping is not None
         if fragment.shaping.outputs is not None:
             self._group(fragment, fragment.shaping, joined)
@@ -57,24 +59,29 @@ class Shaper:
         elif fragment.picked is not None:
             layouts = {number: relvar.table.layout for number, relvar in enumerate(fragment.relvars)}
             self._rows += map(compile_projection(layouts, list(fragment.picked)), joined)
-        if self._last is not None and len(self._rows) > self._last + KEPT_ROWS:
-            self._sort(self._last)
+        if self._last is not None and len(self._rows) > self._last + max(KEPT_ROWS, self._last):
+            yield from self._sort(self._last)
 
-    def result(self) -> list[bytes]:
+    def result(self) -> Generator[None, None, list[bytes]]:
         """The rows of the result. Raises SqlError if a sum has no room in its type."""
         if self._shaping.outputs is not None:
-            self._finish_groups()
-        self._sort(self._last)
-        return self._rows[self._shaping.offset :]
+            yield from self._finish_groups()
+        yield from self._sort(len(self._rows) if self._last is None else self._last)
+        for values in self._keys:
+            yield from let_go(values)
+        del self._rows[: self._shaping.offset]
+        return self._rows
 
-    def _sort(self, count: int | None) -> None:
+    def _sort(self, count: int) -> Generator[None, None, None]:
         """Puts the rows in order and lets go of all but the first ones."""
-        order = list(range(len(self._rows)))
-        for values, (_, is_descending) in reversed(list(zip(self._keys, self._shaping.order, strict=True))):
-            order.sort(key=values.__getitem__, reverse=is_descending)
-        del order[len(order) if count is None else count :]
-        self._rows = [self._rows[number] for number in order]
-        self._keys = [[values[number] for number in order] for values in self._keys]
+        if self._shaping.order:
+            columns = [(v, is_down) for v, (_, is_down) in zip(self._keys, self._shaping.order, strict=True)]
+            order = yield from sorted_numbers(columns, len(self._rows), count)
+            self._rows = yield from in_order(self._rows, order)
+            for number, values in enumerate(self._keys):
+                self._keys[number] = yield from in_order(values, order)
+        else:
+            del self._rows[count:]
 
     def _group(self, plan: SelectPlan, shaping: Shaping, joined: Joined) -> None:
         assert shaping.outputs is not None
@@ -104,19 +111,21 @@ class Shaper:
             for key, numbers in members.items():
                 _accumulate(output, groups[key][position], [values[number] for number in numbers])
 
-    def _finish_groups(self) -> None:
+    def _finish_groups(self) -> Generator[None, None, None]:
         outputs, groups = self._shaping.outputs, self._groups
         assert outputs is not None
         if not groups and not self._shaping.group:
             if any(isinstance(output, AggregateOf) and output.function in ("min", "max", "avg") for output in outputs):
                 return
             groups[()] = [[0, 0] for _ in outputs]
-        for group in groups.values():
+        for number_of_group, group in enumerate(groups.values(), 1):
             results = [_result(output, *values) for output, values in zip(outputs, group, strict=True)]
             self._rows.append(b"".join([data for data, _ in results]))
             for values, (number, _) in zip(self._keys, self._shaping.order, strict=True):
                 assert isinstance(number, int)
                 values.append(results[number][1])
+            if not number_of_group % GROUPS_AT_ONCE:
+                yield
 
 
 def _values(plan: SelectPlan, column: ColumnRef, joined: Joined) -> list[Any]:
