@@ -20,13 +20,15 @@ MAXIMUM_PACKAGE_FILES = 10_000
 EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = {"__pycache__", "node_modules", "build", "dist", "venv"}
 _IS_A_TEST = re.compile(r"^test_|_test\.py$|^conftest\.py$")
-_MAKES_A_MODULE = re.compile(rb"^\s*(from\s+spacetimedb\b|import\s+spacetimedb\b)", re.MULTILINE)
+_IMPORTS_IT = re.compile(rb"^\s*(from\s+spacetimedb\b|import\s+spacetimedb\b)", re.MULTILINE)
+_MAKES_A_MODULE = re.compile(rb"^[^#\n]*=\s*(\w+\.)?Module\(", re.MULTILINE)
 
 
 def find_module(path: Path) -> Path:
     """The file or package directory that `--module-path` means; ClickException with advice when there is none.
 
-    A directory without `__init__.py` stands for the one Python file in it that imports `spacetimedb` and is no test.
+    A directory without `__init__.py` stands for the one Python file in it that imports `spacetimedb` and is no test; of
+    several, as clients and load tests import it too, for the one that makes a `Module`.
     """
     if path.is_file():
         return path
@@ -35,7 +37,9 @@ def find_module(path: Path) -> Path:
     if (path / "__init__.py").is_file():
         return path
     sources = [file for file in sorted(path.glob("*.py")) if not _IS_A_TEST.search(file.name)]
-    found = [file for file in sources if _MAKES_A_MODULE.search(file.read_bytes())]
+    found = [file for file in sources if _IMPORTS_IT.search(file.read_bytes())]
+    if len(found) > 1:
+        found = [file for file in found if _MAKES_A_MODULE.search(file.read_bytes())] or found
     if len(found) == 1:
         return found[0]
     where = "this directory" if path.resolve() == Path.cwd() else str(path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
 from spacetimedb.module import Module
 
 CANDIDATES = ("module.py", "src/module.py", "spacetimedb/module.py", "server/module.py")
+_IS_A_TEST = re.compile(r"^test_|_test\.py$|^conftest\.py$")
+_MAKES_A_MODULE = re.compile(r"^[^#\n]*=\s*(\w+\.)?Module\(", re.MULTILINE)
 
 
 class NoModule(Exception):
@@ -20,15 +23,17 @@ def find_module(wanted: str, root: Path, beside: Path) -> Module:
 
     `wanted`: what the ini option `spacetimedb_module` says: a file or a package directory (relative to `root`), or a
     name to import; with `:attribute` if it holds several. "": `module.py` beside the test file or in one of the usual
-    places below `root`. Raises NoModule; what the module raises while it is imported passes through.
+    places below `root`, or else the only file beside the test that makes a `Module`. Raises NoModule; what the module
+    raises while it is imported passes through.
     """
     place, _, attribute = wanted.partition(":")
     if not place:
         paths = [beside.parent / "module.py", beside.parent.parent / "module.py", *(root / c for c in CANDIDATES)]
-        found = next((path for path in paths if path.is_file()), None)
+        found = next((path for path in paths if path.is_file()), None) or _only_maker(beside.parent)
         if found is None:
             raise NoModule(
-                "no module to test: there is no module.py beside the test. Name yours in pyproject.toml:\n"
+                "no module to test: beside the test there is neither module.py nor one other file with a Module. "
+                "Name yours in pyproject.toml:\n"
                 '[tool.pytest.ini_options]\nspacetimedb_module = "path/to/module.py"'
             )
         return _module_in(found, attribute)
@@ -38,6 +43,13 @@ def find_module(wanted: str, root: Path, beside: Path) -> Module:
     if "/" in place or place.endswith(".py"):
         raise NoModule(f"spacetimedb_module = {wanted!r}: there is no {path}")
     return _pick(importlib.import_module(place), attribute)
+
+
+def _only_maker(folder: Path) -> Path | None:
+    """The one file of the folder, tests left out, that makes a `Module`."""
+    sources = [path for path in folder.glob("*.py") if not _IS_A_TEST.search(path.name)]
+    found = [path for path in sources if _MAKES_A_MODULE.search(path.read_text(errors="replace"))]
+    return found[0] if len(found) == 1 else None
 
 
 def _module_in(path: Path, attribute: str) -> Module:

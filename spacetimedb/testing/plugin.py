@@ -1,7 +1,7 @@
 """The pytest plugin; pytest finds it where spacetimedb is installed.
 
-    module     the Module under test: ini option `spacetimedb_module`, or module.py beside the test. A test file or a
-               conftest.py may define its own fixture of this name
+    module     the Module under test: ini option `spacetimedb_module`, or module.py beside the test, or the only other
+               file there that makes one. A test file or a conftest.py may define its own fixture of this name
     db         a fresh `TestHost` of it for every test
     client     client("ann"): a connected client
     identity   identity("ann")
@@ -51,7 +51,11 @@ def module(request: pytest.FixtureRequest, _modules: dict[tuple[str, Path], Modu
         try:
             _modules[key] = find_module(wanted, request.config.rootpath, request.path)
         except NoModule as error:
-            pytest.fail(str(error), pytrace=False)
+            why = str(error)
+        else:
+            why = ""
+        if why:  # outside of the except, or pytest would show it twice
+            pytest.fail(why, pytrace=False)
     return _modules[key]
 
 

@@ -117,6 +117,11 @@ def test_which_module_is_meant(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(program_bytes(tmp_path / "game.py"))) as archive:
         assert archive.namelist() == ["game.py"]
         assert archive.read("game.py") == (tmp_path / "game.py").read_bytes()
+    (tmp_path / "bot.py").write_text("from spacetimedb.loadtest import Bot\n")
+    with pytest.raises(click.ClickException, match=r"several modules \(bot.py, game.py\)"):
+        find_module(tmp_path)
+    (tmp_path / "game.py").write_text("from spacetimedb import Module\nm = Module()\n")
+    assert find_module(tmp_path) == tmp_path / "game.py"
     (tmp_path / "__init__.py").write_text("")
     assert find_module(tmp_path) == tmp_path
     assert program_bytes(tmp_path)[:4] == b"PK\3\4"

@@ -55,7 +55,7 @@ def checker(request: pytest.FixtureRequest) -> Checker:
 
 def test_right_uses_are_accepted(checker: Checker) -> None:
     """Every feature of the API, with the types of its results asserted, and the samples."""
-    assert checker(USES / "right_uses.py", *(ROOT / "scripts" / "samples").glob("*.py")) == {}
+    assert checker(USES / "right_uses.py", USES / "star_import.py", *(ROOT / "scripts" / "samples").glob("*.py")) == {}
 
 
 def test_wrong_uses_are_reported_and_nothing_else(checker: Checker, tmp_path: Path) -> None:

@@ -43,6 +43,15 @@ def test_the_documented_tests_pass(project: Path) -> None:
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_module_of_another_name_is_found_among_files_that_make_none(project: Path) -> None:
+    (project / "module.py").rename(project / "notes.py")
+    (project / "bot.py").write_text("from spacetimedb.client.blocking import connect\nimport notes\n")
+    tests = project / "test_notes.py"
+    tests.write_text(tests.read_text().replace("from module import", "from notes import"))
+    done = run(project, "pytest", "-q")
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_documented_example_without_fixtures_runs(project: Path) -> None:
     plain = DOCS.read_text().rpartition("## Without fixtures")[2]
     (project / "plain.py").write_text(re.findall(r"```python\n(.*?)```", plain, re.DOTALL)[0])
@@ -112,7 +121,7 @@ def test_databases_of_tests_that_are_over_are_given_back(project: Path) -> None:
 @pytest.mark.parametrize(
     ("ini", "files", "said"),
     [
-        ("", {}, "there is no module.py beside the test"),
+        ("", {}, "there is neither module.py nor one other file"),
         ("nowhere.py", {}, "there is no "),
         ("game", {"game/module.py": "x = 1"}, "it has no __init__.py"),
         ("two.py", {"two.py": "from spacetimedb import Module\na = Module()\nb = Module()"}, "more than one"),
