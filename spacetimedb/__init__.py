@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spacetimedb.hosts.test_host import TestHost
+    from spacetimedb.testing.host import TestHost
     from spacetimedb.module import *  # noqa: F403
     from spacetimedb.module import __all__ as _module_names
 
@@ -18,7 +18,7 @@ else:  # unseen by type checkers: to them a name that is not here is a mistake
     def __getattr__(name: str) -> Any:
         """What authors import, and `__all__`; kept in this module's names once it is there."""
         if name == "TestHost":
-            value = importlib.import_module("spacetimedb.hosts.test_host").TestHost
+            value = importlib.import_module("spacetimedb.testing.host").TestHost
         else:
             module = importlib.import_module("spacetimedb.module")
             if name == "__all__":

@@ -51,7 +51,7 @@ ALLOWED_IMPORTS: Final = frozenset(
     ]
 )
 """Top-level packages a module may import besides its own."""
-ON_DEMAND: Final = frozenset(["numpy", "typing_extensions", "spacetimedb.hosts.test_host"])
+ON_DEMAND: Final = frozenset(["numpy", "typing_extensions", "spacetimedb.testing.host"])
 """What is no part of Python, or big, and is loaded only for programs that import it."""
 INNER_PARTS: Final = frozenset(["auth", "cli", "client", "codegen", "hosts", "http", "log", "protocol", "workers"])
 """Parts of `spacetimedb` that are the server's own affair."""

@@ -30,7 +30,7 @@ MAX_PROGRAM_BYTES: Final = 64 << 20
 MAX_UNPACKED_BYTES: Final = 256 << 20
 
 
-TEST_HOST: Final = "spacetimedb.hosts.test_host"
+TEST_HOST: Final = "spacetimedb.testing.host"
 """What `from spacetimedb import TestHost` loads."""
 _LATE_IMPORTS: Final = (
     *("_strptime", "calendar", "collections.abc", "encodings.idna", "encodings.punycode", "importlib.machinery"),

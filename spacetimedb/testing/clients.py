@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from spacetimedb.hosts.delta import Delta
-from spacetimedb.hosts.test_clients import Subscription
-from spacetimedb.hosts.test_host import TestHost
 from spacetimedb.module import ProcedureContext, ReducerContext, ViewContext
+from spacetimedb.testing.host import TestHost
+from spacetimedb.testing.subscribers import Subscription
 from spacetimedb.types.special import Identity, Timestamp
 
 P = ParamSpec("P")

@@ -25,14 +25,14 @@ from typing import Any, Final
 
 from spacetimedb.hosts.database import Caller, caller
 from spacetimedb.hosts.mail import ANSWER_HEAD, ROW_COUNTS, Outcome
-from spacetimedb.hosts.test_clients import Subscription
-from spacetimedb.hosts.test_host import TestHost
 from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.module import Module
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.execute import execute_select
 from spacetimedb.sql.plan import SelectPlan, plan_sql
 from spacetimedb.store.commit_record import COMMIT
+from spacetimedb.testing.host import TestHost
+from spacetimedb.testing.subscribers import Subscription
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.json_arguments import ArgumentError, ArgumentsDecoder
 from spacetimedb.types.shapes import (

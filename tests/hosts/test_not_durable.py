@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from test_program_update import FIRST, Running
 
-from spacetimedb.hosts.test_host import TestHost
 from spacetimedb.module import Module, Pk, ReducerContext, Row, Schedule, after, auto_inc, u32, u64
 from spacetimedb.schema.definition import with_durability
 from spacetimedb.schema.migration import StepKind, plan
 from spacetimedb.schema.migration_text import plan_text
 from spacetimedb.schema.validation import validate
 from spacetimedb.store.commit_record import COMMIT, LOGGED, UNLOGGED, changes, header, log_payload
+from spacetimedb.testing.host import TestHost
 
 IN_MEMORY = FIRST.replace("@m.table(public=True)\nclass Person", "@m.table(public=True, durable=False)\nclass Person")
 WIDER_IN_MEMORY = IN_MEMORY.replace(

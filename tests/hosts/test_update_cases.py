@@ -10,7 +10,7 @@ import pytest
 from case_player import Player, load
 
 from spacetimedb.hosts.installation import InstallError
-from spacetimedb.hosts.test_host import TestHost
+from spacetimedb.testing.host import TestHost
 
 CASES = Path(__file__).parents[1] / "vectors" / "module"
 CLOSED = {"closed": {"code": 1001, "reason": "module exited"}}

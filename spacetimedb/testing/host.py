@@ -21,10 +21,8 @@ from spacetimedb.hosts.database import Caller, Database, Reducer, caller
 from spacetimedb.hosts.delta import Changes, Delta
 from spacetimedb.hosts.handler_calls import HandlerCall, decode_answer, encode_call
 from spacetimedb.hosts.installation import InstallError, create_from, described, recover_from, update_from
-from spacetimedb.hosts.kept_database import keep, kept
 from spacetimedb.hosts.mail import ANSWER, ANSWER_HEAD, CLOSE_CLIENTS, Outcome
 from spacetimedb.hosts.procedures import HttpExchange, Inline
-from spacetimedb.hosts.test_clients import Subscribers, Subscription
 from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.log.recovery import RecoveredState, initial_state
 from spacetimedb.memory.heap import RowHeap
@@ -42,6 +40,8 @@ from spacetimedb.module import (
 )
 from spacetimedb.module.http import Headers, HttpResponse
 from spacetimedb.store.commit_record import COMMIT, LOGGED, TableChange, changes, header, log_payload
+from spacetimedb.testing.kept_database import keep, kept
+from spacetimedb.testing.subscribers import Subscribers, Subscription
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.special import ConnectionId, Identity, Timestamp
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from spacetimedb.hosts.test_host import TestHost
 from spacetimedb.module import (
     AnonymousViewContext,
     Identity,
@@ -28,6 +27,7 @@ from spacetimedb.module import (
     u64,
 )
 from spacetimedb.sql.errors import SqlError
+from spacetimedb.testing.host import TestHost
 
 m = Module()
 
@@ -294,7 +294,7 @@ def test_scheduled_runs_that_fail(host: TestHost) -> None:
 
 
 def test_a_schedule_that_lets_no_time_pass(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spacetimedb.hosts.test_host.MAX_RUNS_PER_ADVANCE", 100)
+    monkeypatch.setattr("spacetimedb.testing.host.MAX_RUNS_PER_ADVANCE", 100)
     host.call(ALICE, plan_often, 0.000001, "tick")
     with pytest.raises(RuntimeError, match="more than 100 scheduled runs"):
         host.advance(1)
