@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from spacetimedb.hosts import mail
-from spacetimedb.hosts.database import ST_CLIENT, Database, Reducer, caller, log_name
+from spacetimedb.hosts.database import Database, Reducer, caller, log_name
 from spacetimedb.hosts.determinism import run_twice
 from spacetimedb.hosts.migration import Migration, MigrationFailed
 from spacetimedb.hosts.module_log import described_error
@@ -26,7 +26,14 @@ from spacetimedb.schema.definition import ModuleDef, TableDef, with_durability, 
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.raw import encode_raw
 from spacetimedb.schema.system_catalogue import bootstrap_rows, creation_rows
-from spacetimedb.schema.system_tables import FIRST_USER_ID, SYSTEM_TABLES
+from spacetimedb.schema.system_tables import (
+    FIRST_USER_ID,
+    ST_CLIENT_ID,
+    ST_MODULE_ID,
+    ST_SEQUENCE_ID,
+    ST_TABLE_ID,
+    SYSTEM_TABLES,
+)
 from spacetimedb.schema.validation import ModuleDefErrors, validate
 from spacetimedb.sql.catalog import SchemaCatalog, ViewKey
 from spacetimedb.sql.errors import SqlError
@@ -35,9 +42,6 @@ from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCE
 from spacetimedb.types.bsatn import codec
 from spacetimedb.types.special import ConnectionId, Identity, Interval
 
-ST_TABLE: Final = 1
-ST_SEQUENCE: Final = 3
-ST_MODULE: Final = 6
 BREAKS_CLIENTS: Final = "Migration plan contains a client-breaking change which is disallowed under current policy"
 LOAD_LIMIT_S: Final = 10.0
 """A module must be imported within this time."""
@@ -99,7 +103,7 @@ def write_catalogue(database: Database, definition: ModuleDef, program: bytes, p
         row_filters=filters,
     )
     for _old, new in creation.sequence_updates:
-        store.tables[ST_SEQUENCE].handle.sequence_id.update(new)
+        store.tables[ST_SEQUENCE_ID].handle.sequence_id.update(new)
     for table_id, rows in creation.rows.items():
         insert = store.tables[table_id].handle.insert
         for row in rows:
@@ -139,7 +143,9 @@ def read_state(log_directory: Path) -> RecoveredState:
 
 def program_of(state: RecoveredState) -> bytes:
     """The program that a state holds."""
-    program: bytes = codec(SYSTEM_TABLES[ST_MODULE - 1].shape).decode_exact(state.rows(ST_MODULE)[0]).program_bytes
+    program: bytes = (
+        codec(SYSTEM_TABLES[ST_MODULE_ID - 1].shape).decode_exact(state.rows(ST_MODULE_ID)[0]).program_bytes
+    )
     return program
 
 
@@ -153,12 +159,12 @@ def recover_from(
 
     `with_hooks` False: the clients that were connected are gone without a call of `client_disconnected`.
     """
-    st_module = codec(SYSTEM_TABLES[ST_MODULE - 1].shape).decode_exact(state.rows(ST_MODULE)[0])
+    st_module = codec(SYSTEM_TABLES[ST_MODULE_ID - 1].shape).decode_exact(state.rows(ST_MODULE_ID)[0])
     module, definition, raw = loaded or _load(database, st_module.program_bytes)
     store = database.store
     for system in SYSTEM_TABLES:
         store.add_table(system.table_id, system.definition, system.shape).load(state.rows(system.table_id))
-    table_ids = {row.table_name: row.table_id for row in store.tables[ST_TABLE].reader.iter()}
+    table_ids = {row.table_name: row.table_id for row in store.tables[ST_TABLE_ID].reader.iter()}
     _add_tables(database, module, definition, table_ids)
     for table in definition.all_tables:
         if not table.is_event and table.is_durable:
@@ -166,7 +172,7 @@ def recover_from(
     database.horizon = state.next_offset
     program_hash = st_module.program_hash.to_bytes(32, "little")
     _bind(database, module, definition, raw, table_ids, program_hash)
-    for row in list(store.tables[ST_CLIENT].reader.iter()):
+    for row in list(store.tables[ST_CLIENT_ID].reader.iter()):
         dangling = caller(Identity.from_int(row.identity), ConnectionId.from_int(row.connection_id))
         database.end_client(dangling, with_hooks)
 
@@ -248,7 +254,7 @@ def _warn_of_routes(database: Database, module: Module) -> None:
 
 
 def _replace_program(database: Database, program: bytes, program_hash: bytes) -> None:
-    table = database.store.tables[ST_MODULE]
+    table = database.store.tables[ST_MODULE_ID]
     row = next(iter(table.reader.iter()))
     table.handle.delete(row)
     row.program_bytes, row.program_hash = program, int.from_bytes(program_hash, "little")
@@ -264,6 +270,9 @@ def _load(database: Database, program: bytes) -> tuple[Module, ModuleDef, bytes]
         raise InstallError(str(error)) from None
     except BudgetExceeded:
         raise InstallError(f"the module was not loaded within {LOAD_LIMIT_S:g} s") from None
+    except Exception as error:
+        database.log.panic(error, "publish")
+        raise InstallError("internal error while the module was loaded; its log says more") from None
     finally:
         database.budget.end()
 

@@ -36,7 +36,7 @@ _LATE_IMPORTS: Final = (
     *("_strptime", "calendar", "collections.abc", "encodings.idna", "encodings.punycode", "importlib.machinery"),
     *("encodings.utf_16", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32", "encodings.utf_8_sig"),
     *("encodings.ascii", "encodings.latin_1", "encodings.cp1252", "encodings.hex_codec", "encodings.base64_codec"),
-    *("encodings.unicode_escape", "linecache", "traceback", "tokenize"),
+    *("encodings.cp437", "encodings.unicode_escape", "linecache", "traceback", "tokenize"),
 )
 """Parts of Python that its functions import when they are first called."""
 _LATE_PARTS: Final = {

@@ -3,7 +3,9 @@ again is held back."""
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -107,6 +109,19 @@ def test_a_program_that_cannot_be_loaded_touches_nothing(server: ServerProcess) 
         server.call("running", "add", 1)
         assert isinstance(client.receive(), v2.TransactionUpdate), line
     client.close()
+
+
+def test_an_archive_after_a_bare_file(server: ServerProcess) -> None:
+    """What reading an archive needs of Python was loaded before the process was confined."""
+    server.publish(HEAD.encode(), "packed")
+    server.call("packed", "add", 5)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("game.py", HEAD + "\n# in an archive\n")
+    server.publish(archive.getvalue(), "packed")
+    server.call("packed", "add", 5)
+    assert count(server, "packed", 5) == 2
+    assert "crashed" not in server.request("GET", "/v1/database/packed/logs").text
 
 
 def test_an_init_without_end(server: ServerProcess) -> None:
