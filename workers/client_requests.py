@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 from spacetimedb.hosts import mail
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol import v1, v2
+from spacetimedb.schema.system_tables import ST_VAR_ID
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.subscriptions.large_rows import LargeRows
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Message
 from spacetimedb.workers.large_answers import Part, answer_later, build_indexes, bytes_of, large_one_off
-from spacetimedb.workers.row_limit import ST_VAR, check_plan, check_queries, row_limit
+from spacetimedb.workers.row_limit import check_plan, check_queries, row_limit
 from spacetimedb.workers.v1_clients import V1Client
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class ClientRequests:
             return None
         may_look_up = True
         if not client.is_owner:
-            if not self._link.have_tables(client, (ST_VAR,)):
+            if not self._link.have_tables(client, (ST_VAR_ID,)):
                 return None
             may_look_up = row_limit(self._link) is None
         if not self.have_rows(client, queries, may_look_up):
@@ -252,7 +253,7 @@ class ClientRequests:
         link = self._link
         catalog = link.views.catalog(link.catalog.for_caller(client.identity), client.identity)
         query = link.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
-        tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR)
+        tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR_ID)
         if not self._have_views(client, catalog) or not link.have_tables(client, tables):
             return None
         if not client.is_owner:

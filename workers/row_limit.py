@@ -1,4 +1,7 @@
-"""The variable `row_limit` (a row of st_var): how many rows a query of callers other than the owner may look at."""
+"""The variable `row_limit` (a row of st_var): how many rows a query of callers other than the owner may look at.
+
+A reader knows the rows of st_var for as long as such callers ask something.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterable
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
 
+from spacetimedb.schema.system_tables import ST_VAR_ID
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.estimate import check_limit
 
@@ -14,8 +18,6 @@ if TYPE_CHECKING:
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.workers.database_link import DatabaseLink
 
-ST_VAR: Final = 8
-"""Id of the table; its rows are known to a reader for as long as callers other than the owner ask something."""
 _LENGTH: Final = Layout("<I")
 _ROW_LIMIT: Final = b"row_limit"
 _U64_TAG: Final = 8
@@ -24,7 +26,7 @@ _U64_BYTES: Final = 8
 
 def row_limit(link: DatabaseLink) -> int | None:
     """The limit, None if there is none. The rows of st_var have to be known."""
-    for row in link.rows(ST_VAR):
+    for row in link.rows(ST_VAR_ID):
         (length,) = _LENGTH.unpack_from(row)
         value = row[4 + length :]
         if row[4 : 4 + length] == _ROW_LIMIT and value[:1] == bytes((_U64_TAG,)):

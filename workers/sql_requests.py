@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spacetimedb.schema.system_tables import ST_VAR_ID
 from spacetimedb.sql.execute import SelectResult
 from spacetimedb.sql.explain import EXPLAIN_COLUMNS
 from spacetimedb.sql.plan import ExplainPlan, SelectPlan, plan_sql
 from spacetimedb.workers.large_answers import indexes_built, page_of, result_of_page, select
-from spacetimedb.workers.row_limit import ST_VAR, check_plan, row_limit
+from spacetimedb.workers.row_limit import check_plan, row_limit
 from spacetimedb.workers.views import plan_over_views
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def _run(link: DatabaseLink, text: str, caller: Identity, user: int) -> tu
         horizon = ready()
         if page is not None:
             return result_of_page(plan, page.rows, page.count), horizon
-    tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR)
+    tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR_ID)
     await link.with_tables(tables)
     if not is_owner:
         check_plan(link, plan)
@@ -78,5 +79,5 @@ async def _may_page(link: DatabaseLink, is_owner: bool) -> bool:
     """Whether no limit asks what the query looks at before it is run."""
     if is_owner:
         return True
-    await link.with_tables((ST_VAR,))
+    await link.with_tables((ST_VAR_ID,))
     return row_limit(link) is None

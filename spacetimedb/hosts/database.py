@@ -41,6 +41,7 @@ from spacetimedb.module import Module
 from spacetimedb.module.context import ReducerContext
 from spacetimedb.module.errors import BudgetExceeded, ReducerError, UniqueViolation
 from spacetimedb.schema.definition import ModuleDef
+from spacetimedb.schema.system_tables import ST_CLIENT_ID, ST_CONNECTION_CREDENTIALS_ID
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.store.commit_record import (
     INPUTS_AND_MUTATIONS,
@@ -63,8 +64,6 @@ OUT_OF_ENERGY: Final = "reducer ran out of energy"
 OUT_OF_MEMORY: Final = "out of memory: the call wanted more than this database may have (`spacetime start --memory-mb`)"
 CONNECT_NAME: Final = "call_identity_connected"
 DISCONNECT_NAME: Final = "call_identity_disconnected"
-ST_CLIENT: Final = 7
-ST_CONNECTION_CREDENTIALS: Final = 11
 NO_CONNECTION: Final = ConnectionId(bytes(16))
 
 _I64: Final = Layout("<q")
@@ -308,9 +307,9 @@ class Database:
         assert who.connection_id is not None
         hook = self._on_connect
         try:
-            rows = self.store.tables[ST_CLIENT]
+            rows = self.store.tables[ST_CLIENT_ID]
             rows.handle.insert(rows.row_class(identity=int(who.identity), connection_id=int(who.connection_id)))
-            rows = self.store.tables[ST_CONNECTION_CREDENTIALS]
+            rows = self.store.tables[ST_CONNECTION_CREDENTIALS_ID]
             rows.handle.insert(rows.row_class(connection_id=int(who.connection_id), jwt_payload=claims))
             if hook is not None:
                 self.run(hook, who, timestamp, ())
@@ -335,7 +334,7 @@ class Database:
         """The module's hook and the removal of the client's rows, in one transaction; if the hook fails, in a second
         one."""
         identity, connection_id = int(who.identity), int(who.connection_id or NO_CONNECTION)
-        clients = self.store.tables[ST_CLIENT]
+        clients = self.store.tables[ST_CLIENT_ID]
         row = clients.row_class(identity=identity, connection_id=connection_id)
         if any(c.connection_id == who.connection_id and c.identity == who.identity for c in self.clients.values()):
             return  # a second socket under the same connection id is still open
@@ -560,8 +559,8 @@ class Database:
         self.answer(Outcome.BAD_ARGUMENTS, who, request_id, timestamp, text)
 
     def _remove_client_rows(self, row: Any, connection_id: int) -> None:
-        self.store.tables[ST_CLIENT].handle.delete(row)
-        self.store.tables[ST_CONNECTION_CREDENTIALS].handle.connection_id.delete(connection_id)
+        self.store.tables[ST_CLIENT_ID].handle.delete(row)
+        self.store.tables[ST_CONNECTION_CREDENTIALS_ID].handle.connection_id.delete(connection_id)
 
     @property
     def view_db(self) -> Any:
@@ -570,7 +569,7 @@ class Database:
 
     def claims_of(self, connection_id: ConnectionId) -> str | None:
         """The claims a connection came with, as JSON text."""
-        row = self.store.tables[ST_CONNECTION_CREDENTIALS].handle.connection_id.find(int(connection_id))
+        row = self.store.tables[ST_CONNECTION_CREDENTIALS_ID].handle.connection_id.find(int(connection_id))
         return None if row is None else row.jwt_payload
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from spacetimedb.hosts.mail import ROW_COUNTS
+from spacetimedb.schema.system_tables import ST_VAR_ID
 from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.errors import SqlError
 from spacetimedb.sql.plan import DeletePlan, ExplainPlan, InsertPlan, SelectPlan, SetPlan, UpdatePlan, plan_sql
@@ -15,7 +16,6 @@ from spacetimedb.types.special import Identity
 if TYPE_CHECKING:
     from spacetimedb.hosts.database import Database
 
-ST_VAR: Final = 8
 VALUE_U64: Final = 8
 """Tag of U64 among the types that a system variable can have."""
 
@@ -45,7 +45,7 @@ def run_statement(database: Database, text: str, identity: Identity, is_owner: b
                 table.handle.insert(table.decode(replace(image)))
             updated = len(images)
         case SetPlan(variable, value):
-            table = database.store.tables[ST_VAR]
+            table = database.store.tables[ST_VAR_ID]
             table.handle.insert(table.row_class(name=variable, value=(VALUE_U64, value)))
             inserted = 1
         case SelectPlan() | ExplainPlan():

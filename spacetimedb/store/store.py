@@ -15,6 +15,7 @@ import msgspec
 
 from spacetimedb.module.errors import ReducerError, UniqueViolation
 from spacetimedb.schema.definition import TableDef
+from spacetimedb.schema.system_tables import ST_SEQUENCE_ID
 from spacetimedb.types.shapes import ProductShape
 
 from .commit_record import TableDelta
@@ -23,9 +24,6 @@ from .limits import MAX_ROW_BYTES, MAX_ROWS_PER_TRANSACTION
 from .sequences import Sequence
 from .table import Heap, Table
 from .violations import IndexViolation
-
-ST_SEQUENCE = 3
-"""Id of the system table in which sequences keep their state."""
 
 
 class TableStatistics(msgspec.Struct, frozen=True):
@@ -259,14 +257,14 @@ class Store:
     def _bind(self, sequence: Sequence) -> None:
         """Takes over the state that st_sequence has for it."""
         sequence.is_bound = True
-        table = self.tables.get(ST_SEQUENCE)
+        table = self.tables.get(ST_SEQUENCE_ID)
         for row in table.reader.iter() if table is not None else ():
             if (row.table_id, row.col_pos) == (sequence.table_id, sequence.column):
                 sequence.row_id = row.sequence_id
                 sequence.value = sequence.allocated = row.allocated
 
     def _write_row(self, sequence: Sequence) -> None:
-        table = self.tables.get(ST_SEQUENCE)
+        table = self.tables.get(ST_SEQUENCE_ID)
         if table is None or sequence.row_id is None:
             return
         rows = table.handle.sequence_id
