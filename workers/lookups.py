@@ -230,9 +230,12 @@ class RowLookups:
         """Pauses in front of these records, of which the first needs rows."""
         live = self._link.subscriptions.live
         keys: Keys = {}
-        for record in self._records(data):
-            for place, (table, values) in live.holes(record).items():
-                keys.setdefault(place, (table, set()))[1].update(values)
+        for kind, records, at in self._records(data):
+            if kind == mail.PROGRAM:
+                break  # rows behind it are read with its types
+            if kind == COMMIT:
+                for place, (table, values) in live.holes(self._changes(records, at)).items():
+                    keys.setdefault(place, (table, set()))[1].update(values)
         self._held = [data]
         for place, (table, values) in keys.items():
             self._send(_Asked(table, place[1], values, None))
@@ -286,26 +289,37 @@ class RowLookups:
         return b"".join(held)
 
     def _rows_before(self, asked: _Asked, block: int, chunk: int, at: int) -> list[bytes]:
-        """The rows of an answer that stands in a chunk of the held records, as they are before all of these."""
-        rows = dict.fromkeys(self._rows(block) if block else ())
-        held = [*self._held[:chunk], self._held[chunk][:at]]
-        since = [change for data in held for found in self._records(data) for change in found]
+        """The rows of an answer that stands in a chunk of the held records, as they are before all of these.
+
+        A refusal needs nothing else: the table is gone, so the held records delete all rows that it had. Rows that come
+        and go among them are never looked into, they may be of another program's types.
+        """
+        gone: dict[bytes, None] = {}
+        new: set[bytes] = set()
+        table_id = asked.table.table_id
+        for data in (*self._held[:chunk], self._held[chunk][:at]):
+            for kind, records, place in self._records(data):
+                for change in self._changes(records, place) if kind == COMMIT else ():
+                    if change.table_id == table_id:
+                        deleted = change.deletes.split()
+                        gone.update(dict.fromkeys(row for row in deleted if row not in new))
+                        new.difference_update(deleted)
+                        new.update(change.inserts.split())
         key = key_functions(asked.table.layout, asked.column)[0]
-        for change in reversed([change for change in since if change.table_id == asked.table.table_id]):
-            for row in change.inserts.split():
-                rows.pop(row, None)
-            for row in change.deletes.split():
-                if key(row) in asked.keys:
-                    rows[row] = None
+        rows = dict.fromkeys(row for row in (self._rows(block) if block else ()) if row not in new)
+        rows.update(dict.fromkeys(row for row in gone if key(row) in asked.keys))
         return list(rows)
 
-    def _records(self, data: bytes) -> Iterator[list[TableChange]]:
-        """The changes of each commit."""
+    def _records(self, data: bytes) -> Iterator[tuple[int, bytes, int]]:
+        """(kind, records, place in them) of every record."""
         for kind, at, _ in iter_records(data):
-            if kind == COMMIT:
-                yield changes(data, at, _TABLES.unpack_from(data, at + 6)[0])
-            elif kind == mail.SPILLED:
+            if kind == mail.SPILLED:
                 yield from self._records(self._link.heap.row(mail.SPILLED_RECORD.unpack_from(data, at)[2]))
+            else:
+                yield kind, data, at
+
+    def _changes(self, records: bytes, at: int) -> list[TableChange]:
+        return changes(records, at, _TABLES.unpack_from(records, at + 6)[0])
 
     def go_on(self) -> None:
         """The reader has processed what it held, or the database is down: whoever waited goes on."""
