@@ -100,10 +100,26 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise ConnectError(f"no answer from {self}: {error}") from None
+            raise self.unreachable(error) from None
         finally:
             connection.close()
         if response.status != 200:
             text = body.decode("utf-8", "replace").strip() or f"HTTP status {response.status}"
-            raise ConnectError(text, response.status)
+            raise self.refusal(text, response.status)
         return body
+
+    def unreachable(self, error: Exception) -> ConnectError:
+        """No connection to the server came to be; what the network said."""
+        if isinstance(error, TimeoutError):
+            return ConnectError(f"no answer from {self} within {self.timeout:g} s")
+        if isinstance(error, ConnectionRefusedError):
+            return ConnectError(f"no connection to {self}: no server listens at port {self.port} ({error})")
+        return ConnectError(f"no connection to {self}: {error}")
+
+    def refusal(self, text: str, status: int | None) -> ConnectError:
+        """The server answered with this text and HTTP status."""
+        if status == 404:
+            text = f"no database `{self.database}` at {self} ({text})"
+        elif status == 401:
+            text = f"{self} refuses the token: it is another server's, or older than this one's keys ({text})"
+        return ConnectError(text, status)

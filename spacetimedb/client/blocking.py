@@ -63,8 +63,10 @@ def connect(url: str, database: str, *, thread: bool = True, **options: Unpack[C
     connection = open_connection(url, database, thread=thread, **options)
     try:
         yield connection
-    except BaseException:
+    except BaseException as error:
         connection.abort()
+        if isinstance(error, Disconnected):
+            connection._check_failure()
         raise
     connection.close()
 
@@ -186,7 +188,11 @@ class Connection(Face):
     def wait(self, pending: Pending[R], timeout: float | None = None) -> R:
         """The answer to a `..._nowait`. TimeoutError after so many seconds."""
         self.wait_until(lambda: pending.done, timeout)
-        return pending.result()
+        try:
+            return pending.result()
+        except Disconnected:
+            self._check_failure()
+            raise
 
     def wait_until(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
         """Until a condition holds, looked at after every message. TimeoutError; Disconnected if the connection ends for

@@ -63,12 +63,10 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
 
 def connect_error(error: BaseException, address: Address) -> BaseException:
     """What a failure to connect is raised as: ConnectError, unless it has nothing to do with the network."""
-    if isinstance(error, TimeoutError):
-        return ConnectError(f"no answer from {address} within {address.timeout:g} s")
     if isinstance(error, OSError):
-        return ConnectError(f"no connection to {address}: {error}")
+        return address.unreachable(error)
     if isinstance(error, ClientError):
-        return ConnectError(str(error), getattr(error, "status", None))
+        return address.refusal(str(error), getattr(error, "status", None))
     return error
 
 

@@ -44,7 +44,13 @@ class Plan(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, url: str, database: str, options: ConnectOptions) -> Plan:
-        """ValueError for an address, TypeError for a module that is none."""
+        """ValueError for an address, TypeError for a module that is none, and for options that do not exist."""
+        known = ConnectOptions.__annotations__
+        if unknown := [name for name in options if name not in known]:
+            raise TypeError(f"connect() has no option {', '.join(unknown)}; it has {', '.join(known)}")
+        backoff = options.get("reconnect")
+        if not isinstance(backoff, Backoff | None):
+            raise TypeError(f"reconnect takes a Backoff(), not {backoff!r}")
         given = options.get("token")
         store = given if isinstance(given, FileTokenStore) else None
         address = Address.parse(
@@ -57,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
         )
         module = options.get("module")
         schema = None if module is None else schema_of(module)
-        return cls(address, schema, options.get("reconnect"), store)
+        return cls(address, schema, backoff, store)
 
     def with_token(self, token: str) -> Plan:
         """The same for somebody else."""

@@ -23,6 +23,7 @@ from .naming import SCHEMA
 _U32: Final = struct.Struct("<I")
 
 FunctionKind = Literal["reducer", "procedure"]
+_CALLED_WITH: Final[dict[FunctionKind, str]] = {"reducer": "call", "procedure": "procedure"}
 
 
 class TableType:
@@ -168,7 +169,13 @@ class Schema:
         if found is None and isinstance(key, str):
             found = functions.get(snake_case(key))
         if found is None:
-            raise LookupError(f"there is no {kind} {_named(key)}; there are {_names(functions) or 'none'}")
+            others = self.procedures if kind == "reducer" else self.reducers
+            if key in others:
+                raise LookupError(
+                    f"{_named(key)} is no {kind}: call it with conn.{_CALLED_WITH[others[key].kind]}(...)"
+                )
+            callable_ones = {name: function for name, function in functions.items() if not function.is_private}
+            raise LookupError(f"there is no {kind} {_named(key)}; there are {_names(callable_ones) or 'none'}")
         return found
 
 

@@ -85,15 +85,21 @@ def test_refused_connections(play: Play) -> None:
             async with session.connect(module=game, token="no.such.token"):
                 pass
         assert refused.value.status == 401
-        with pytest.raises(ConnectError, match="not found") as unknown:
+        with pytest.raises(ConnectError, match=r"no database `no-such-database` at ws://.*not found") as unknown:
             async with session.connect(module=game, database="no-such-database"):
                 pass
         assert unknown.value.status == 404
-        with pytest.raises(ConnectError, match="no connection"):
+        with pytest.raises(ConnectError, match=r"no connection.*no server listens at port 1 "):
             async with session.connect(module=game, url="ws://127.0.0.1:1"):
                 pass
         with pytest.raises(ValueError, match="not a server address"):
             async with session.connect(module=game, url="ftp://127.0.0.1"):
+                pass
+        with pytest.raises(TypeError, match="no option modul; it has module, token"):
+            async with session.connect(modul=game):
+                pass
+        with pytest.raises(TypeError, match="reconnect takes a Backoff"):
+            async with session.connect(reconnect=True):
                 pass
 
     play(scenario)
@@ -181,6 +187,8 @@ def test_mistakes_of_the_caller(play: Play) -> None:
         async with session.connect(module=game) as conn:
             with pytest.raises(LookupError, match="no reducer 'nix'; there are add_item"):
                 await conn.call("nix")
+            with pytest.raises(LookupError, match=r"add_item is no procedure: call it with conn.call\(...\)"):
+                await conn.procedure(game.add_item, "x", 1)
             with pytest.raises(TypeError, match=r"add_item\(name, level\): level is missing"):
                 await conn.call(game.add_item, "x")
             with pytest.raises(TypeError, match="unknown argument colour"):
@@ -321,6 +329,27 @@ def test_a_raising_callback_ends_the_connection(play: Play) -> None:
         with pytest.raises(ZeroDivisionError, match="in a callback"):
             await use()
         assert not connections[0].is_active
+
+    play(scenario)
+
+
+def test_what_follows_does_not_hide_what_a_callback_raised(play: Play) -> None:
+    async def scenario(session: Session) -> None:
+        name = f"hidden {session.face}"
+
+        def angry(_event: object, _row: object) -> None:
+            raise ZeroDivisionError("in a callback")
+
+        async def use() -> None:
+            async with session.connect(module=game) as conn:
+                conn.db[game.Item].on_insert(angry)
+                await conn.subscribe(game.Item.name == name)
+                await conn.call(game.add_item, name, 1)
+                await session.until(lambda: not conn.is_active)
+                await conn.call(game.remove_item, name)
+
+        with pytest.raises(ZeroDivisionError, match="in a callback"):
+            await use()
 
     play(scenario)
 
