@@ -14,8 +14,8 @@ import trio
 
 from spacetimedb.workers.channel import ChannelClosed, ChannelCorrupt
 from spacetimedb.workers.child import STOP_S, Child, start_child
-from spacetimedb.workers.database_failed import DatabaseFailed
 from spacetimedb.workers.death import Death, explain
+from spacetimedb.workers.errors import DatabaseFailed
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.last_words import STACK_SIGNAL, Culprit, LastWords
 from spacetimedb.workers.messages import (

@@ -16,12 +16,12 @@ import msgspec
 import trio
 
 from spacetimedb.log.backup import backed_up_identity
-from spacetimedb.log.control_store import DatabaseRow
 from spacetimedb.log.files import OPERATING_SYSTEM
 from spacetimedb.log.snapshot import SnapshotDamaged
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.child import start_child
-from spacetimedb.workers.control_error import ControlError
+from spacetimedb.workers.control_store import DatabaseRow
+from spacetimedb.workers.errors import ControlError
 from spacetimedb.workers.messages import FromRestorer, RestoreDone, RestoreFailed, RestorerSetup
 from spacetimedb.workers.snapshots import SnapshotError
 

@@ -16,7 +16,6 @@ import trio
 
 from spacetimedb.auth.identity import derive_identity
 from spacetimedb.auth.keccak import keccak256
-from spacetimedb.log.control_store import DatabaseRow, NameClaimed, NameTaken
 from spacetimedb.schema.definition import ModuleDef, with_durability, with_row_migrations
 from spacetimedb.schema.migration import MigrationErrors, plan
 from spacetimedb.schema.migration_text import plan_text
@@ -24,8 +23,8 @@ from spacetimedb.schema.raw import decode_raw
 from spacetimedb.schema.validation import validate
 from spacetimedb.types.algebraic import Product, decode_type
 from spacetimedb.workers.backups import Backups
-from spacetimedb.workers.control_error import ControlError
-from spacetimedb.workers.database_failed import DatabaseFailed
+from spacetimedb.workers.control_store import DatabaseRow, NameClaimed, NameTaken
+from spacetimedb.workers.errors import ControlError, DatabaseFailed
 from spacetimedb.workers.loading import Loaders
 from spacetimedb.workers.messages import DatabaseDown, Load, Loaded, Reply, Request
 from spacetimedb.workers.processes import DatabaseProcesses

@@ -2,7 +2,7 @@
 
     spacetime.pid       locked by the server that uses the directory; holds its pid
     metadata.toml       version = "V", edition = "python": the official server refuses a directory of another edition
-    control.sqlite      databases, names and owners (`log.control_store`)
+    control.sqlite      databases, names and owners (`control_store`)
     replicas/N/         one database: clog/ (log and snapshots), module_logs/
 
 The official server, whose default directory is the same, numbers `replicas` by itself: two in one directory would write
@@ -21,15 +21,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from spacetimedb.workers.errors import ServerError
 from spacetimedb.workers.options import ServerOptions
 
 METADATA: Final = '# This directory belongs to SpacetimeDB in Python.\nversion = "2.8.3"\nedition = "python"\n'
 OFFICIAL_STORE: Final = "control-db"
 """Where the official server keeps what `control.sqlite` holds here."""
-
-
-class ServerError(Exception):
-    """The server cannot start; the text says why and what to do."""
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from spacetimedb.workers.child import bare_environment
-from spacetimedb.workers.control_error import ControlError
+from spacetimedb.workers.errors import ControlError
 
 LOAD_LIMIT_S: Final = 30.0
 """Time a process has to start, import a program and describe it, however busy the machine is."""

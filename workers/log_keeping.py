@@ -15,8 +15,8 @@ import trio
 from spacetimedb.memory import control as words
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.child import Child, start_child
-from spacetimedb.workers.database_failed import DatabaseFailed
 from spacetimedb.workers.death import SHORT_LIFE_S
+from spacetimedb.workers.errors import DatabaseFailed
 from spacetimedb.workers.messages import (
     DetachReader,
     FromLogKeeper,

@@ -22,8 +22,8 @@ from spacetimedb.schema.validation import validate
 from spacetimedb.workers.actor_process import ActorEnded, ActorProcess
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.child import Child
-from spacetimedb.workers.database_failed import DatabaseFailed
 from spacetimedb.workers.death import History
+from spacetimedb.workers.errors import DatabaseFailed
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.log_keeping import NO_ROOM, LogKeeping
 from spacetimedb.workers.messages import (

@@ -18,14 +18,14 @@ from typing import Final
 import trio
 
 import spacetimedb
-from spacetimedb.log.control_store import ControlStore, DatabaseRow
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers.channel import ChannelClosed
 from spacetimedb.workers.child import Child, start_child
 from spacetimedb.workers.control_plane import ControlPlane
-from spacetimedb.workers.data_directory import ServerError, data_directory
-from spacetimedb.workers.database_failed import DatabaseFailed
+from spacetimedb.workers.control_store import ControlStore, DatabaseRow
+from spacetimedb.workers.data_directory import data_directory
 from spacetimedb.workers.descriptors import raise_descriptor_limit
+from spacetimedb.workers.errors import DatabaseFailed, ServerError
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.listening import listening_socket
 from spacetimedb.workers.messages import (

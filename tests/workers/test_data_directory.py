@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spacetimedb.workers.data_directory import ServerError, data_directory
+from spacetimedb.workers.data_directory import data_directory
+from spacetimedb.workers.errors import ServerError
 from spacetimedb.workers.options import ServerOptions
 
 

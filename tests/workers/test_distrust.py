@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 
 from spacetimedb.memory.doorbell import Doorbell
 from spacetimedb.workers import actor_process
-from spacetimedb.workers.database_failed import DatabaseFailed
+from spacetimedb.workers.errors import DatabaseFailed
 from spacetimedb.workers.heartbeat import Heartbeats
 from spacetimedb.workers.processes import DatabaseProcesses
 from spacetimedb.workers.reader_link import ReaderLink

@@ -9,7 +9,7 @@ import pytest
 
 from spacetimedb.http.backend import BackendError
 from spacetimedb.workers import backup_requests, backups
-from spacetimedb.workers.control_error import ControlError
+from spacetimedb.workers.errors import ControlError
 
 
 def test_a_backup_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
