@@ -73,7 +73,6 @@ class Client:
         "allowance",
         "backlog",
         "backlog_bytes",
-        "backlog_messages",
         "cause",
         "close_by",
         "confirmed",
@@ -149,7 +148,6 @@ class Client:
         self.backlog_bytes = 0
         self.allowance = 0
         """Bytes of large answers that the backlog may hold beyond its limit until it is empty."""
-        self.backlog_messages = 0
         self.watched = 0
         """Events that the lane's selector looks for."""
         self.last_received = 0.0

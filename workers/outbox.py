@@ -72,10 +72,6 @@ class Outbox:
             client.messages.clear()
             client.gathering.clear()
 
-    def keep_for_batch(self, message: bytes) -> None:
-        """Keeps a message until `flush` ends, so that no other gets its id meanwhile; see `flush_client`."""
-        self.shared.append(message)
-
     def flush_client(self, client: Client) -> None:
         """Frames and sends the messages of one client."""
         messages = client.messages

@@ -117,11 +117,6 @@ class DatabaseProcesses:
         """Where the module log is."""
         return str(self.directory / "module_logs")
 
-    @property
-    def serving(self) -> bool:
-        """Whether readers may send requests."""
-        return self.ready is not None
-
     # -- start
 
     async def start(self, create: bool, program: bytes, program_hash: bytes, announce: bool = True) -> None:

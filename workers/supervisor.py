@@ -51,7 +51,6 @@ ROOM_S: Final = 20.0
 """A database that takes longer to open no longer keeps the next one waiting."""
 READER_ANSWER_S: Final = 5.0
 """A reader that is asked whether it is stuck and has not answered for so long is."""
-ID_FILES: Final = ("id_ecdsa", "id_ecdsa.pub")
 
 
 class Supervisor:

@@ -130,8 +130,8 @@ class _Resync:
 class Core:
     """One client. `state` is `open` between the server's greeting and the end of the connection.
 
-    `rows_received` and `bytes_received` count since the beginning. `observer(changes, timestamp)` is told of every
-    transaction before it is applied; `timestamp` (microseconds) is that of the reducer for calls of this connection.
+    `observer(changes, timestamp)` is told of every transaction before it is applied; `timestamp` (microseconds) is that
+    of the reducer for calls of this connection.
     """
 
     __slots__ = (
@@ -147,12 +147,10 @@ class Core:
         "_socket",
         "_subscriptions",
         "address",
-        "bytes_received",
         "connection_id",
         "db",
         "identity",
         "observer",
-        "rows_received",
         "schema",
         "state",
         "token",
@@ -166,8 +164,6 @@ class Core:
         self.identity = Identity.ZERO
         self.connection_id = ConnectionId.ZERO
         self.token = address.token
-        self.bytes_received = 0
-        self.rows_received = 0
         self.observer: Callable[[updates.Changes, int | None], object] | None = None
         self._socket: ClientSocket | None = None
         self._several = False  # v3: one frame may hold several messages
@@ -195,7 +191,6 @@ class Core:
         ProtocolError, and what callbacks raise."""
         socket = self._socket
         assert socket is not None
-        self.bytes_received += len(data)
         try:
             payloads = socket.receive(data)
         except HandshakeRefused as refused:
@@ -512,7 +507,6 @@ class Core:
             type_ = self.schema.by_wire_name.get(name)
             if type_ is None:
                 continue  # a table that this client does not know: made by a later version of the module
-            self.rows_received += len(inserts) + len(deletes)
             db = self.db if resync is None or type_.is_event else resync.db
             table = db.of_type(type_)
             happened = table.apply(inserts, deletes)

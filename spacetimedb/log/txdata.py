@@ -30,7 +30,6 @@ import msgspec
 from spacetimedb.types.errors import DecodeError
 
 INPUTS, OUTPUTS, MUTATIONS = 0x80, 0x40, 0x20
-MAX_NAME_BYTES = 255
 
 Splitter: TypeAlias = Callable[[bytes, int, int], tuple[list[bytes], int]]
 """split(buf, at, count) -> (rows, end): cuts `count` rows of one table apart."""
@@ -40,7 +39,6 @@ RowGroup: TypeAlias = tuple[int, list[bytes]]
 """Table id and rows."""
 
 _U32 = Struct("<I")
-_SMALL = [bytes([n]) for n in range(128)]
 
 
 class Inputs(msgspec.Struct, frozen=True, gc=False):
@@ -60,18 +58,6 @@ class Transaction(msgspec.Struct, frozen=True):
     truncates: list[int]
 
 
-def encode_vint(n: int) -> bytes:
-    """Unsigned LEB128."""
-    if n < 128:
-        return _SMALL[n]
-    out = bytearray()
-    while n >= 128:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
 def decode_vint(buf: bytes, at: int) -> tuple[int, int]:
     """(value, end). Raises DecodeError for more than 10 bytes or more than 64 bits."""
     value = shift = 0
@@ -84,49 +70,6 @@ def decode_vint(buf: bytes, at: int) -> tuple[int, int]:
             return value, end + 1
         shift += 7
     raise DecodeError(f"no variable-length integer at byte {at}")
-
-
-def truncate_name(name: str) -> bytes:
-    """UTF-8 of a reducer's name, cut to 255 bytes at a character's boundary."""
-    data = name.encode()
-    if len(data) > MAX_NAME_BYTES:
-        data = data[:MAX_NAME_BYTES].decode(errors="ignore").encode()
-    return data
-
-
-def encode_payload(
-    inputs: Inputs | None,
-    inserts: list[tuple[int, int, bytes]],
-    deletes: list[tuple[int, int, bytes]],
-    truncates: list[int],
-) -> bytes:
-    """A payload with mutations. A group is (table id, row count, rows back to back); lists must ascend by table id."""
-    parts = [b"\x20"]
-    if inputs is not None:
-        name = truncate_name(inputs.name)
-        length = 1 + len(name) + len(inputs.args)
-        parts = [b"\xa0", _U32.pack(length), _SMALL[len(name)] if len(name) < 128 else bytes([len(name)])]
-        parts += name, inputs.args
-    for groups in (inserts, deletes):
-        parts.append(encode_vint(len(groups)))
-        for table_id, count, rows in groups:
-            parts += _U32.pack(table_id), encode_vint(count), rows
-    parts.append(encode_vint(len(truncates)))
-    parts += map(_U32.pack, truncates)
-    return b"".join(parts)
-
-
-def splitter_of(skip_row: SkipRow) -> Splitter:
-    """A splitter that calls `skip_row` for each row."""
-
-    def split(buf: bytes, at: int, count: int) -> tuple[list[bytes], int]:
-        rows = []
-        for _ in range(count):
-            start, at = at, skip_row(buf, at)
-            rows.append(buf[start:at])
-        return rows, at
-
-    return split
 
 
 def decode_payload(

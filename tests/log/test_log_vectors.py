@@ -19,10 +19,11 @@ from spacetimedb.log.files import OPERATING_SYSTEM
 from spacetimedb.log.recovery import RecoveredState, initial_state, recover
 from spacetimedb.log.repair import check, repair
 from spacetimedb.log.segments import ZSTD_MAGIC, LogDamaged, Walk, list_segments, read_commits
-from spacetimedb.log.txdata import RowGroup, Transaction, encode_payload
+from spacetimedb.log.txdata import RowGroup, Transaction
 from spacetimedb.types.algebraic import AlgebraicType, Array, Primitive, Product, Sum, is_bytes
 
 from .faulty_files import Content, MemoryFiles
+from .payloads import encode_payload
 from .test_commit_log import LOG
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "durability" / "a"

@@ -12,11 +12,11 @@ from crc32c import crc32c
 from spacetimedb.log.commit_log import CommitLogWriter
 from spacetimedb.log.recovery import RecoveredState, ReplayError, initial_state, recover, replay
 from spacetimedb.log.segments import COMMIT_HEADER, COMMIT_HEADER_V0, SEGMENT_HEADER, segment_path
-from spacetimedb.log.txdata import encode_payload
 from spacetimedb.types.algebraic import I64, STRING, U8, U32, UNIT, AlgebraicType, encode_type, product, sum_of
 from spacetimedb.types.errors import DecodeError
 
 from .faulty_files import MemoryFiles
+from .payloads import encode_payload
 from .test_commit_log import LOG
 
 Groups = dict[int, list[bytes]]

@@ -99,7 +99,7 @@ class Supervised:
     async def until_replaced(self, times: int) -> None:
         """Waits until it serves after so many replacements."""
         with trio.fail_after(PATIENCE_S):
-            while self.starts <= times or not self.database.serving:
+            while self.starts <= times or self.database.ready is None:
                 await trio.sleep(0.01)
 
 
