@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from typing import Final
+from zlib import crc32
 
 from spacetimedb.auth.publishers import Publishers
 from spacetimedb.auth.tokens import Tokens
@@ -105,7 +106,10 @@ class Api:
             if page is not None:
                 content_type, body = page
                 guard = DASHBOARD_PAGE if request.path.startswith("/dashboard") else []
-                return Response(200, [("content-type", content_type), *guard], body)
+                tag = f'"{crc32(body):08x}-{len(body)}"'
+                if tag in request.header_values("if-none-match"):
+                    return Response(304, [("etag", tag), *guard])
+                return Response(200, [("content-type", content_type), ("etag", tag), *guard], body)
         return empty_response(404)
 
 

@@ -121,6 +121,9 @@ async def test_body_limits(server: Server) -> None:
 async def test_static_pages(server: Server) -> None:
     page = await server("GET", "/")
     assert (page.status, page.body) == (200, b"<p>demo")
+    for tags, status, body in ((page.header("etag"), 304, b""), ('"another"', 200, b"<p>demo")):
+        again = await server("GET", "/", headers={"if-none-match": f'"old", {tags}'})
+        assert (again.status, again.body, again.header("etag")) == (status, body, page.header("etag"))
     assert (await server("POST", "/")).status == 404
 
 
