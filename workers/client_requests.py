@@ -130,7 +130,7 @@ class ClientRequests:
             assert isinstance(client, V1Client)
             is_done = self._link.v1.execute(client, message)
         if is_done and self._link.views.done(client.number):
-            self._link.forget_unused_tables()
+            self._link.tables.forget_unused()
         return is_done
 
     def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
@@ -142,7 +142,7 @@ class ClientRequests:
             queries = self.queries(client, texts)
             if queries is None:
                 return False
-            parts = link.subscriptions.begin(client.number, set_id, queries, link.snapshot)
+            parts = link.subscriptions.begin(client.number, set_id, queries, link.tables.snapshot)
         except QuerySetInUse:
             link.outbox.tell(client, v2.subscription_error(request_id, set_id, self.set_in_use(client, set_id)))
         except SqlError as error:
@@ -160,7 +160,7 @@ class ClientRequests:
                 return False
             rows = None
             if send_dropped:
-                rows = link.subscriptions.end(client.number, set_id, link.snapshot)
+                rows = link.subscriptions.end(client.number, set_id, link.tables.snapshot)
             else:
                 link.subscriptions.unsubscribe(client.number, set_id, False)
         except QuerySetUnknown:
@@ -168,7 +168,7 @@ class ClientRequests:
         else:
             self._answer(client, v2.unsubscribe_applied_head(request_id, set_id, rows), rows or ())
             link.lane.active.set()
-            link.forget_unused_tables()
+            link.tables.forget_unused()
         return True
 
     def _answer(self, client: Client, head: bytes, parts: Sequence[Part]) -> None:
@@ -215,7 +215,7 @@ class ClientRequests:
             return None
         may_look_up = True
         if not client.is_owner:
-            if not self._link.have_tables(client, (ST_VAR_ID,)):
+            if not self._link.tables.have(client, (ST_VAR_ID,)):
                 return None
             may_look_up = row_limit(self._link) is None
         if not self.have_rows(client, queries, may_look_up):
@@ -233,7 +233,7 @@ class ClientRequests:
         tables = wanted.tables
         if not may_look_up:
             tables |= {table_id for query in queries for table_id in query.stored_tables}
-        if not link.have_tables(client, tables):
+        if not link.tables.have(client, tables):
             return False
         if wanted.keys:
             client.waiting = True
@@ -254,7 +254,7 @@ class ClientRequests:
         catalog = link.views.catalog(link.catalog.for_caller(client.identity), client.identity)
         query = link.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
         tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR_ID)
-        if not self._have_views(client, catalog) or not link.have_tables(client, tables):
+        if not self._have_views(client, catalog) or not link.tables.have(client, tables):
             return None
         if not client.is_owner:
             check_plan(link, query.plan)
@@ -272,7 +272,7 @@ class ClientRequests:
         """Its answer (SingleTableRows). Raises SqlError."""
         elsewhere, client.elsewhere = client.elsewhere or (), None
         rows = self._link.subscriptions.one_off_rows(query, elsewhere)
-        self._link.forget_unused_tables()
+        self._link.tables.forget_unused()
         return rows
 
     def _ask_elsewhere(self, client: Client, text: str) -> None:

@@ -11,7 +11,6 @@ and reader, was in the ring before it heard it, so it is seen.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from struct import Struct as Layout
 from typing import TYPE_CHECKING, Final
 
@@ -25,16 +24,15 @@ from spacetimedb.memory.mailbox import MailboxWriter
 from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import ReaderDropped, RingCorrupt, RingReader
 from spacetimedb.protocol import v2
-from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, TableChange, changes
+from spacetimedb.store.commit_record import COMMIT, ENTRY_BYTES, HEADER_BYTES, NO_REDUCER, SILENT, changes
 from spacetimedb.subscriptions.query_sets import Subscriptions
 from spacetimedb.types.special import Identity
 from spacetimedb.workers.answers import follow_answer
 from spacetimedb.workers.catalog import DatabaseCatalog
 from spacetimedb.workers.client import CONNECTING, Client, Lane
 from spacetimedb.workers.client_requests import CALLS, ClientRequests
-from spacetimedb.workers.large_answers import enter_rows
+from spacetimedb.workers.known_tables import KnownTables
 from spacetimedb.workers.link_figures import LinkFigures
-from spacetimedb.workers.live_rows import LiveRows
 from spacetimedb.workers.log_watch import LogWatch
 from spacetimedb.workers.lookups import RowLookups
 from spacetimedb.workers.messages import BELL_FDS, DatabaseUp
@@ -43,12 +41,11 @@ from spacetimedb.workers.program_change import close_clients, follow_program, fo
 from spacetimedb.workers.query_costs import QueryCosts
 from spacetimedb.workers.v1_clients import V1Client, V1Clients
 from spacetimedb.workers.views import follow_ready, instances_of
-from spacetimedb.workers.waiter import DatabaseGone, Waiter
+from spacetimedb.workers.waiter import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
-    from spacetimedb.subscriptions.large_rows import Snapshot
 
 MAX_DRAIN_BYTES: Final = 8 << 20
 """Bytes taken from the ring at once."""
@@ -56,8 +53,6 @@ LEAST_BYTES: Final = 8
 """Of any record."""
 MAX_CLOSE_BYTES: Final = 123
 """Longest reason in a WebSocket close frame."""
-KEEP_S: Final = 10.0
-"""How long rows and indexes of a table are kept after their last use."""
 _COMMIT: Final = Layout("<IBBHQqHHIII")
 """Head of a commit record up to the duration."""
 _U32: Final = Layout("<I")
@@ -103,42 +98,12 @@ class DatabaseLink:
         self.requests = ClientRequests(self)
         self._closing: list[tuple[int, list[Client]]] = []
         """Clients that the database disconnected, and what must be durable before they are closed."""
-        self.known_rows: dict[int, LiveRows] = {}
-        """By table id, kept current."""
-        self._asked: dict[int, list[Callable[[], None]]] = {}
-        """Tables whose refs the actor was asked for, with what to do then."""
-        self._coming: dict[int, tuple[int, list[TableChange]]] = {}
-        """Tables whose refs are being copied: number of the copy, and what has changed since it began."""
-        self.building: dict[int, list[Callable[[], None]]] = {}
-        """Tables of which indexes are being built, with what to do then."""
-        self.built: dict[int, int] = {}
-        """Table id to how often indexes were built that are kept for a while though nobody subscribes."""
-        self._used: dict[int, float] = {}
-        """When a table's rows were asked for last, by table id."""
+        self.tables = KnownTables(self)
         self.lookups = RowLookups(self)
-        self.subscriptions = Subscriptions(self, self.lookups)
+        self.subscriptions = Subscriptions(self.tables, self.lookups)
         self.costs = QueryCosts(self)
         self.views = instances_of(self)
         self.log_followers: set[trio.MemorySendChannel[bytes]] = set()
-
-    # -- rows, as the subscriptions see them (RowSource)
-
-    def rows(self, table_id: int) -> list[bytes]:
-        """All rows of a table at this place of the ring."""
-        return self.known_rows[table_id].rows()
-
-    def snapshot(self, table_id: int) -> Snapshot:
-        """All rows of a table at this place of the ring, to be read later."""
-        return self.known_rows[table_id].snapshot()
-
-    def find(self, table_id: int, column: int, key: bytes) -> Collection[bytes] | None:
-        """The rows with a value in a column, if there is an index of it."""
-        return self.subscriptions.find(table_id, column, key)
-
-    def row_count(self, table_id: int) -> int:
-        """Number of rows of a table at this place of the ring."""
-        rows = self.known_rows.get(table_id)
-        return len(rows) if rows is not None else self.lookups.counts[table_id]
 
     # -- clients
 
@@ -183,90 +148,10 @@ class DatabaseLink:
         self.figures.ended(client.cause)
         self.subscriptions.drop_client(client.number)
         self.views.done(client.number)
-        self.forget_unused_tables()
+        self.tables.forget_unused()
         if not self.down:
             self.outgoing.append(mail.request(mail.DISCONNECT, 0, client.number, 0, b""))
             self.lane.post_soon(self)
-
-    # -- tables
-
-    def have_tables(self, client: Client, table_ids: Iterable[int]) -> bool:
-        """Whether all tables are known here; if not, they are asked for and the client goes on when they come."""
-        missing = [t for t in table_ids if not self._has_rows(t)]
-        if missing:
-            client.waiting = True
-            self._ask(missing[0], lambda: self.requests.run_deferred(client))
-        return not missing
-
-    def when_known(self, table_id: int, then: Callable[[], None]) -> None:
-        """Calls as soon as all rows of a table are known here."""
-        if self._has_rows(table_id):
-            then()
-        else:
-            self._ask(table_id, then)
-
-    def _has_rows(self, table_id: int) -> bool:
-        self._used[table_id] = trio.current_time()
-        rows = self.known_rows.get(table_id)
-        return rows is not None and rows.is_ready
-
-    def _ask(self, table_id: int, then: Callable[[], None]) -> None:
-        waiting = self._asked.get(table_id)
-        if waiting is None:
-            self._asked[table_id] = [then]
-            if table_id in self.known_rows:
-                enter_rows(self, table_id, lambda: self._tables_came(table_id))
-                return
-            self.outgoing.append(mail.request(mail.REFS, 0, 0, 0, _U32.pack(table_id)))
-            self.post()
-        else:
-            waiting.append(then)
-
-    async def with_tables(self, table_ids: Iterable[int]) -> None:
-        """Waits until all tables are known here; they are as long as nothing else runs (no await in between)."""
-        wanted = list(table_ids)
-        while True:
-            if self.down:
-                raise DatabaseGone
-            try:
-                self.pump()
-            except (ReaderDropped, RingCorrupt):
-                self.lane.on_dropped()
-                raise DatabaseGone from None
-            if self.lookups.is_pausing:
-                event = trio.Event()
-                self.lookups.when_current(event.set)
-                await event.wait()
-                continue
-            missing = [t for t in wanted if not self._has_rows(t)]
-            if not missing:
-                return
-            event = trio.Event()
-            self._ask(missing[0], event.set)
-            await event.wait()
-
-    @property
-    def has_unused_tables(self) -> bool:
-        """Whether rows are kept that no subscription reads."""
-        return bool(self.built or self.lookups.is_used or self.known_rows.keys() - self.subscriptions.tables.keys())
-
-    def forget_unused_tables(self) -> None:
-        """Lets go of all rows, and gives back all instances of views, that nobody here reads any more."""
-        now = trio.current_time()
-        if self.built and not self.building and not self._asked:
-            for table_id in [t for t in self.built if now - self._used.get(t, 0.0) > KEEP_S]:
-                for _ in range(self.built.pop(table_id)):
-                    self.subscriptions.live.end_indexes(table_id)
-        self.lookups.forget()
-        for table_id in self.known_rows.keys() - self.subscriptions.tables.keys():
-            # Views go at once, tables are often asked for again.
-            is_kept = table_id in self.catalog.stored_tables and now - self._used.get(table_id, 0.0) <= KEEP_S
-            is_kept |= self.known_rows[table_id].is_being_read
-            if not is_kept and table_id not in self._asked and self.views.release(table_id):
-                del self.known_rows[table_id]
-                self._used.pop(table_id, None)
-        if self.outgoing and not self.down:
-            self.post()
 
     # -- the mailbox
 
@@ -441,22 +326,15 @@ class DatabaseLink:
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:
         """Follows the rows of known tables and evaluates the subscriptions: (updates, clients) groups."""
-        known = self.known_rows
-        coming = self._coming
-        if not known and not self.subscriptions.tables and not coming:
+        subscribed, rows = self.subscriptions.tables, self.tables
+        if not subscribed and not rows.known and not rows.coming:
             return []
-        subscribed = self.subscriptions.tables
         first = at + HEADER_BYTES
         ids = [_U32.unpack_from(data, first + i * ENTRY_BYTES)[0] for i in range(tables)]
-        if not any(t in known or t in subscribed or t in coming for t in ids):
+        if subscribed.keys().isdisjoint(ids) and not rows.concern(ids):
             return []
         found = changes(data, at, tables)
-        for change in found:
-            rows = known.get(change.table_id)
-            if rows is not None and change.deletes is not change.inserts:
-                rows.change(change)
-            elif change.table_id in coming:
-                coming[change.table_id][1].append(change)
+        rows.follow(found)
         if self.lookups.counts:
             self.lookups.follow(found)
         if flags & SILENT:
@@ -491,11 +369,9 @@ class DatabaseLink:
         if kind == mail.ANSWER:
             follow_answer(self, record)
         elif kind == mail.REFS_READY:
-            self._refs_came(record)
+            self.tables.refs_came(record)
         elif kind == mail.REFS_BEGUN:
-            _length, _kind, table_id, number, _ref = mail.REFS_READY_RECORD.unpack(record)
-            if table_id in self._asked and table_id not in self.known_rows and table_id not in self._coming:
-                self._coming[table_id] = number, []
+            self.tables.refs_begun(record)
         elif kind == mail.VIEW_READY:
             follow_ready(self, record)
         elif kind == mail.PROGRAM:
@@ -508,26 +384,6 @@ class DatabaseLink:
             self.costs.follow(record)
         elif kind == mail.LOOKED_UP:
             self.lookups.came(record)
-
-    def _refs_came(self, record: bytes) -> None:
-        """A copy of a table's refs, perhaps for another reader."""
-        _length, _kind, table_id, number, block = mail.REFS_READY_RECORD.unpack(record)
-        begun, since = self._coming.get(table_id, (0, []))
-        if table_id not in self._asked or table_id in self.known_rows or number not in (0, begun):
-            return
-        self._coming.pop(table_id, None)
-        fixed = table_id in self.catalog.fixed_size_tables
-        rows = self.known_rows[table_id] = LiveRows(self.heap, self.heap.row(block), fixed)
-        for change in since if number else ():
-            rows.change(change)
-        if rows.is_ready:
-            self._tables_came(table_id)
-        else:
-            enter_rows(self, table_id, lambda: self._tables_came(table_id))
-
-    def _tables_came(self, table_id: int) -> None:
-        for then in self._asked.pop(table_id, ()):
-            then()
 
     def _follow_log(self, record: bytes) -> None:
         if self.log_followers:
@@ -563,9 +419,7 @@ class DatabaseLink:
             self.lane.close(client, v2.MODULE_EXITED_CLOSE, text.encode()[:MAX_CLOSE_BYTES].decode(errors="ignore"))
         for waiter in self.waiters.values():
             waiter.event.set()
-        for waiting in self._asked.values():
-            for then in waiting:
-                then()
+        self.tables.give_up()
         self.lookups.go_on()
         self.views.give_up()
         self.costs.expire(is_down=True)

@@ -105,7 +105,7 @@ def answer_later(
             steps_end()
         for large in larges:
             large.leave()
-        link.forget_unused_tables()
+        link.tables.forget_unused()
 
     def job() -> bool:
         if link.down or not link.has_client(client):
@@ -155,7 +155,7 @@ def enter_rows(link: DatabaseLink, table_id: int, then: Callable[[], None]) -> N
     """Makes a table's rows ready to be asked for, then calls."""
 
     def job() -> bool:
-        rows = link.known_rows.get(table_id)
+        rows = link.tables.known.get(table_id)
         if rows is not None and not rows.is_ready:
             rows.enter_some()
             return True
@@ -170,23 +170,23 @@ def enter_rows(link: DatabaseLink, table_id: int, then: Callable[[], None]) -> N
 def build_indexes(link: DatabaseLink, table: TableRef, columns: Sequence[int], then: Callable[[], None]) -> None:
     """Builds indexes of a large table, then calls. They stay for as long as somebody waits for others."""
     table_id = table.table_id
-    waiting = link.building.get(table_id)
+    waiting = link.tables.building.get(table_id)
     if waiting is not None:
         # Whoever goes on then and lacks others asks again.
         waiting.append(then)
         return
-    link.building[table_id] = [then]
-    snapshot = link.known_rows[table_id].snapshot(keeps=False)
+    link.tables.building[table_id] = [then]
+    snapshot = link.tables.known[table_id].snapshot(keeps=False)
     filling = link.subscriptions.live.begin_indexes(table, columns, snapshot)
 
     def job() -> bool:
         if not link.down and filling.step():
             return True
         snapshot.close()
-        link.built[table_id] = link.built.get(table_id, 0) + 1
-        for go_on in link.building.pop(table_id):
+        link.tables.built[table_id] = link.tables.built.get(table_id, 0) + 1
+        for go_on in link.tables.building.pop(table_id):
             go_on()
-        link.forget_unused_tables()
+        link.tables.forget_unused()
         link.outbox.flush()
         return False
 
@@ -232,7 +232,7 @@ async def select(link: DatabaseLink, plan: SelectPlan) -> SelectResult:
     elif _is_large_join(link, plan):
         steps = _join(link, plan)
     else:
-        return execute_select(plan, link)
+        return execute_select(plan, link.tables)
     try:
         while True:
             until = perf_counter() + SLICE_S
@@ -258,7 +258,7 @@ def _scan(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectR
         plan = msgspec.structs.replace(plan, shaping=None)
     shaper = None if plan.shaping is None else Shaper(plan)
     rows: list[bytes] = []
-    snapshot = link.snapshot(plan.table.table_id)
+    snapshot = link.tables.snapshot(plan.table.table_id)
     try:
         for batch in snapshot.batches():
             found = plan.select(batch)
@@ -279,7 +279,7 @@ def _scan(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectR
 
 def _join(link: DatabaseLink, plan: SelectPlan) -> Generator[None, None, SelectResult]:
     """Runs a plan over several tables as they are now, some thousand rows at a time. Raises SqlError."""
-    snapshots = {table_id: link.snapshot(table_id) for table_id in plan.stored_tables}
+    snapshots = {table_id: link.tables.snapshot(table_id) for table_id in plan.stored_tables}
     tables: dict[int, list[bytes]] = {}
     try:
         for table_id, snapshot in snapshots.items():
@@ -308,7 +308,7 @@ class LargeOneOff:
             self.steps = self._run(_join(link, plan))
         elif plan.returned is not None and plan.shaping is None and plan.limit is None:
             table = plan.table
-            snapshot = link.snapshot(table.table_id)
+            snapshot = link.tables.snapshot(table.table_id)
             select = None if plan.filter is None else plan.select
             large = LargeRows(self._name, snapshot, select, table.layout.row_size)
             large.users += 1
@@ -351,12 +351,13 @@ def large_one_off(link: DatabaseLink, query: OneOff) -> LargeOneOff | None:
 def _is_large_scan(link: DatabaseLink, plan: SelectPlan) -> bool:
     """Whether the plan looks at all rows of one large table, to give more than their number."""
     table = plan.table
-    if not plan.is_single or plan.others or table.is_event or link.row_count(table.table_id) < LARGE_TABLE:
+    if not plan.is_single or plan.others or table.is_event or link.tables.row_count(table.table_id) < LARGE_TABLE:
         return False
     if plan.filter is None and plan.shaping is None and plan.returned is None and plan.picked is None:
         return False
     equalities = plan.equalities()
-    return not any(link.find(table.table_id, column, value.key) is not None for column, value in equalities.items())
+    find = link.tables.find
+    return not any(find(table.table_id, column, value.key) is not None for column, value in equalities.items())
 
 
 def _is_large_join(link: DatabaseLink, plan: SelectPlan) -> bool:
@@ -368,9 +369,9 @@ def _is_large_join(link: DatabaseLink, plan: SelectPlan) -> bool:
                 return False
             table_id = fragment.table.table_id
             equalities = fragment.equalities()
-            if any(link.find(table_id, column, value.key) is not None for column, value in equalities.items()):
+            if any(link.tables.find(table_id, column, value.key) is not None for column, value in equalities.items()):
                 continue
-        rows += sum(link.row_count(r.table.table_id) for r in fragment.relvars if not r.table.is_event)
+        rows += sum(link.tables.row_count(r.table.table_id) for r in fragment.relvars if not r.table.is_event)
     return rows >= JOINED_ROWS
 
 

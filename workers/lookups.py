@@ -96,12 +96,12 @@ class RowLookups:
             return False
         if (table_id, column) in self._declined or table_id not in link.catalog.stored_tables:
             return False
-        known = link.known_rows.get(table_id)
+        known = link.tables.known.get(table_id)
         return known is None or len(known) >= LARGE_TABLE
 
     def knows(self, table_id: int) -> bool:
         """Whether all rows of the table are known, and ready to be asked for."""
-        rows = self._link.known_rows.get(table_id)
+        rows = self._link.tables.known.get(table_id)
         return rows is not None and rows.is_ready
 
     def ask(self, keys: Keys, then: Callable[[], None]) -> None:
@@ -132,7 +132,7 @@ class RowLookups:
         Raises DatabaseGone. Whoever is cancelled leaves nothing behind.
         """
         link = self._link
-        known = link.known_rows.get(table_id)
+        known = link.tables.known.get(table_id)
         if table_id not in link.catalog.stored_tables or (known is not None and len(known) < LARGE_TABLE):
             return None
         self._number = number = (self._number + 1) & 0xFFFFFFFF
@@ -249,10 +249,10 @@ class RowLookups:
         link = self._link
 
         def begin() -> None:
-            if not link.down and table.table_id in link.known_rows:
+            if not link.down and table.table_id in link.tables.known:
                 build_indexes(link, table, [column], lambda: None)
 
-        link.when_known(table.table_id, begin)
+        link.tables.when_known(table.table_id, begin)
 
     def hold(self, data: bytes) -> bytes | None:
         """More records while the reader pauses. Gives all that it holds when it can go on, else None."""

@@ -46,7 +46,7 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
     old = link.catalog
     link.up = up
     link.catalog = new = DatabaseCatalog(up)
-    for table_id, rows in link.known_rows.items():
+    for table_id, rows in link.tables.known.items():
         rows.row_size_is_fixed = table_id in new.fixed_size_tables
     link.lookups.forget(everything=True)
     link.subscriptions.forget_plans()
@@ -60,8 +60,8 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
     grown = {number for number, (was, table) in same.items() if was.row_type != table.row_type}
     reindexed = {number for number, (was, table) in same.items() if was.indexes != table.indexes}
     if not (grown | reindexed).isdisjoint(link.subscriptions.tables):
-        for table_id in link.known_rows.keys() & link.subscriptions.tables.keys():
-            link.known_rows[table_id].enter_all()
+        for table_id in link.tables.known.keys() & link.subscriptions.tables.keys():
+            link.tables.known[table_id].enter_all()
         _compile_anew(link, grown, reindexed)
 
 

@@ -242,10 +242,10 @@ class Reader:
             await trio.sleep(COUNT_S)
             self.lane.active = trio.Event()
             for link in self.links.values():
-                link.forget_unused_tables()
+                link.tables.forget_unused()
                 link.costs.expire()
                 self._show_figures(link)
-                if not link.costs.show() or link.has_unused_tables:
+                if not link.costs.show() or link.tables.has_unused:
                     self.lane.active.set()  # look again: costs are shown later, tables are kept for a while
 
     def _show_figures(self, link: DatabaseLink) -> None:

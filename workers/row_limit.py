@@ -26,7 +26,7 @@ _U64_BYTES: Final = 8
 
 def row_limit(link: DatabaseLink) -> int | None:
     """The limit, None if there is none. The rows of st_var have to be known."""
-    for row in link.rows(ST_VAR_ID):
+    for row in link.tables.rows(ST_VAR_ID):
         (length,) = _LENGTH.unpack_from(row)
         value = row[4 + length :]
         if row[4 : 4 + length] == _ROW_LIMIT and value[:1] == bytes((_U64_TAG,)):

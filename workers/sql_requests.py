@@ -33,7 +33,7 @@ async def run_select(link: DatabaseLink, text: str, caller: Identity) -> tuple[S
                 continue
     finally:
         link.views.done(user)
-        link.forget_unused_tables()
+        link.tables.forget_unused()
 
 
 async def _run(link: DatabaseLink, text: str, caller: Identity, user: int) -> tuple[SelectResult, int]:
@@ -58,19 +58,19 @@ async def _run(link: DatabaseLink, text: str, caller: Identity, user: int) -> tu
         if page is not None:
             return result_of_page(plan, page.rows, page.count), horizon
     tables = plan.stored_tables if is_owner else (*plan.stored_tables, ST_VAR_ID)
-    await link.with_tables(tables)
+    await link.tables.wait_for(tables)
     if not is_owner:
         check_plan(link, plan)
     if explained is not None:
         elsewhere: list[QueryCost] = await link.costs.elsewhere(explained, is_owner)
-        await link.with_tables(tables)
+        await link.tables.wait_for(tables)
         horizon = ready()
         steps = link.subscriptions.explain(plan, explained, is_owner, elsewhere)
         return SelectResult(EXPLAIN_COLUMNS, steps), horizon
     missing = link.subscriptions.missing_search_index(plan)
     if missing is not None:
         await indexes_built(link, *missing)
-        await link.with_tables(tables)
+        await link.tables.wait_for(tables)
     horizon = ready()
     return await select(link, plan), horizon
 
@@ -79,5 +79,5 @@ async def _may_page(link: DatabaseLink, is_owner: bool) -> bool:
     """Whether no limit asks what the query looks at before it is run."""
     if is_owner:
         return True
-    await link.with_tables((ST_VAR_ID,))
+    await link.tables.wait_for((ST_VAR_ID,))
     return row_limit(link) is None

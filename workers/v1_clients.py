@@ -366,13 +366,13 @@ class V1Clients:
             link.subscriptions.unsubscribe(client.number, LEGACY, False)
         client.has_legacy = True
         self._note_tables(queries)
-        parts = self._parts(client, link.subscriptions.begin(client.number, LEGACY, queries, link.snapshot))
+        parts = self._parts(client, link.subscriptions.begin(client.number, LEGACY, queries, link.tables.snapshot))
 
         def value() -> Value:
             return v1.initial_subscription([self._table(client, [p], False) for p in parts], request_id, took())
 
         self._answer(client, parts, value)
-        link.forget_unused_tables()
+        link.tables.forget_unused()
         return True
 
     def _subscribe(
@@ -406,7 +406,7 @@ class V1Clients:
                 link.subscriptions.unsubscribe(client.number, held.set_id, False)
                 is_new = True
             if is_new:
-                found = link.subscriptions.begin(client.number, held.set_id, [query], link.snapshot)
+                found = link.subscriptions.begin(client.number, held.set_id, [query], link.tables.snapshot)
                 every += self._parts(client, found)
             held.count += 1
 
@@ -437,9 +437,9 @@ class V1Clients:
             held.count -= 1
             if not held.count:
                 del client.registered[query.key]
-                every += self._parts(client, link.subscriptions.end(client.number, held.set_id, link.snapshot))
+                every += self._parts(client, link.subscriptions.end(client.number, held.set_id, link.tables.snapshot))
         if is_single and len(dropped) != 1:
-            link.forget_unused_tables()
+            link.tables.forget_unused()
             raise SqlError("Internal error")  # as clients of v1 know it
 
         def value() -> Value:
@@ -450,7 +450,7 @@ class V1Clients:
             return v1.multi_applied(request_id, took(), query_id, tables, True)
 
         self._answer(client, every, value)
-        link.forget_unused_tables()
+        link.tables.forget_unused()
         return True
 
     def _parts(self, client: V1Client, parts: Iterable[Part]) -> list[V1Part]:

@@ -44,12 +44,12 @@ def follow_ready(link: DatabaseLink, record: bytes) -> None:
     if reader != link.reader or not link.views.expects(number):
         return
     if table_id:
-        link.known_rows[table_id] = LiveRows(link.heap, link.heap.row(block))
+        link.tables.known[table_id] = LiveRows(link.heap, link.heap.row(block))
         link.views.came(number, table_id)
     else:
         text = record[mail.VIEW_READY_HEAD.size : len(record) - padding].decode()
         link.views.failed(number, text)
-    link.forget_unused_tables()
+    link.tables.forget_unused()
 
 
 async def plan_over_views(link: DatabaseLink, text: str, caller: Identity, is_owner: bool, user: int) -> SelectPlan:

@@ -105,7 +105,7 @@ def subscribed() -> tuple[Rig, RigClient, RigClient]:
         rig.turn()
     reader.take()
     assert len(reader.bags[1]) == 4
-    assert not rig.link.known_rows
+    assert not rig.link.tables.known
     return rig, caller, reader
 
 
