@@ -1,7 +1,9 @@
 """The transaction actor: one process per database, the only one that writes to it.
 
-Loop: take everything that waits in the mailboxes, run it, publish the records in the commit ring, wake who sleeps. Due
-schedules run between two rounds. With nothing to do it sleeps in poll until its bell rings or a schedule is due.
+Loop: take everything that waits in the mailboxes, run some of it, publish the records in the commit ring, wake who
+sleeps. A round takes a moment, however much waits: between two of them due schedules run, what procedures have posted,
+and what the supervisor wants, another program above all. With nothing to do it sleeps in poll until its bell rings or
+a schedule is due.
 
 It dies: records that were published are in the ring and will be logged; what was not published has not happened. It can
 be killed at any point.
@@ -14,6 +16,7 @@ still.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import signal
@@ -41,6 +44,7 @@ from spacetimedb.memory.ring import LOG_KEEPER_SLOT, RingWriter
 from spacetimedb.store.commit_record import EVENT, UNLOGGED
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.channel import Channel
+from spacetimedb.workers.garbage import collect_cycles, collect_garbage
 from spacetimedb.workers.last_words import speak_into
 from spacetimedb.workers.messages import (
     BELL_FDS,
@@ -61,12 +65,10 @@ from spacetimedb.workers.messages import (
 from spacetimedb.workers.outbound import OutboundClient
 from spacetimedb.workers.sandbox import NotConfined, confine
 
-CALLS_PER_PUBLISH: Final = 256
-"""After so many requests of one round the records so far are published, so that the readers work at the same time."""
-NEW_OBJECTS: Final = 10_000
-"""Objects that are not freed by themselves, from which on cycles are looked for."""
-ROUNDS_PER_LOOK: Final = 64
-"""A busy actor looks for messages of the supervisor once in so many rounds."""
+REQUESTS_PER_ROUND: Final = 256
+"""Of each reader. Then their records are published, so that the readers work at the same time."""
+TICKS_PER_ROUND: Final = 2
+"""Requests of a reader that take longer are a round, too: the time is between one and two of the budget's ticks."""
 PUBLISH_WITHIN_S: Final = 0.01
 """Records wait no longer than this (and the round that is running) for others to go out with them."""
 JOBS_PER_ROUND: Final = 16
@@ -76,6 +78,8 @@ SLOW_READER_S: Final = 5.0
 RING_LOOK_S: Final = 0.1
 """How long it sleeps at most while the ring is full."""
 MAX_IDLE_S: Final = 3600.0
+LAST_REQUESTS_S: Final = 1.0
+"""So long goes an actor that is to stop on with what waits, and with what a reader has left that is gone."""
 FIGURES_S: Final = 0.25
 """Figures of tables are this old at most, for metrics."""
 FULL_LOOK_S: Final = 0.25
@@ -114,9 +118,12 @@ class TransactionActor:
         """Bell of the consumer in each slot of the ring."""
         self._mailboxes: dict[int, MailboxReader] = {}
         self._mailbox_regions: dict[int, Region] = {}
+        self._taken: dict[int, tuple[bytes, int]] = {}
+        """Requests out of the mailbox that were not all run, by reader: all of them, and where to go on."""
         self._pieces: dict[int, list[bytes]] = {}
         """Beginnings of long requests that are not complete, by reader; as long as a client's message at most."""
         self._stopping = False
+        self._stops_by = math.inf
         self.database = database = Database(
             Identity(setup.identity), Identity(setup.owner), heap, wall_clock_us, self._control.actor_board()
         )
@@ -209,26 +216,25 @@ class TransactionActor:
         self._control.words[words.ACTOR_STATE] = words.SERVING
         self._work()
         self._look_at_channel()
-        rounds, since = 0, 0.0
+        beats, since = 0, 0.0
         while True:
             if not database.out:
                 since = time.perf_counter()
             worked = False
             waiting = 0
-            rounds += 1
-            if not rounds % ROUNDS_PER_LOOK:
+            if self._beats != beats:  # not in every round
+                beats = self._beats
                 self._look_at_channel()
                 collect_cycles()
                 self._show_figures()
             for reader, mailbox in self._mailboxes.items():
-                data = mailbox.drain()
+                data, at = self._taken.pop(reader) if reader in self._taken else (self._take(reader, mailbox), 0)
                 if data:
                     worked = True
-                    waiting += len(data)
-                    database.figures.wait.observe(mailbox.waited_us())
-                    if mailbox.take_waiter():
-                        self._bells[reader + 1].ring()
-                    self._run_requests(reader, data)
+                    waiting += len(data) - at
+                    at = self._run_requests(reader, data, at)
+                    if at < len(data):
+                        self._taken[reader] = data, at
             if worked:
                 self._control.words[words.MAILBOX_DEPTH] = waiting
             for _ in range(JOBS_PER_ROUND):
@@ -239,19 +245,27 @@ class TransactionActor:
                 worked = True
             if self._refs_copies.step():
                 worked = True
-            if worked and len(database.out) < CALLS_PER_PUBLISH and time.perf_counter() - since < PUBLISH_WITHIN_S:
+            if worked and len(database.out) < REQUESTS_PER_ROUND and time.perf_counter() - since < PUBLISH_WITHIN_S:
                 continue  # what came meanwhile goes out together with this
             if database.out or database.log.pending:
                 self.publish()
             if database.memory.is_missing and not self._regain_memory():
                 break
-            if worked:
-                continue
-            if self._stopping:
+            if self._stopping and (not worked or time.monotonic() > self._stops_by):
                 break
-            self._sleep()
+            if not worked:
+                self._sleep()
         self._rest()
         self._control.words[words.ACTOR_STATE] = words.STOPPED
+
+    def _take(self, reader: int, mailbox: MailboxReader) -> bytes:
+        """What waits in a mailbox; a reader that waits for room goes on."""
+        data = mailbox.drain()
+        if data:
+            self.database.figures.wait.observe(mailbox.waited_us())
+            if mailbox.take_waiter():
+                self._bells[reader + 1].ring()
+        return data
 
     def _sleep(self) -> None:
         database = self.database
@@ -299,7 +313,7 @@ class TransactionActor:
     def _look_at_channel(self) -> None:
         messages = self._channel.poll()
         if messages is None:
-            self._stopping = True
+            self._stop()
             return
         for message, fds in messages:
             self._obey(message, fds)
@@ -320,7 +334,12 @@ class TransactionActor:
             case AnnounceRows():
                 self._channel.send(RowCounts(self.database.horizon, self._row_counts()))
             case Stop():
-                self._stopping = True
+                self._stop()
+
+    def _stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._stops_by = time.monotonic() + LAST_REQUESTS_S
 
     def _row_counts(self) -> dict[int, int]:
         """Rows of every table whose rows are logged; between two transactions."""
@@ -346,7 +365,12 @@ class TransactionActor:
     def _forget_reader(self, reader: int) -> None:
         mailbox = self._mailboxes.pop(reader, None)
         if mailbox is not None:
-            self._run_requests(reader, mailbox.drain())
+            taken, at = self._taken.pop(reader, (b"", 0))
+            rest = taken[at:] + mailbox.drain()
+            at, by = 0, time.monotonic() + LAST_REQUESTS_S
+            while at < len(rest) and time.monotonic() < by:
+                at = self._run_requests(reader, rest, at)
+                self.publish()
             self._mailbox_regions.pop(reader).close()
         self._pieces.pop(reader, None)
         self.database.reader_gone(reader)
@@ -356,12 +380,12 @@ class TransactionActor:
 
     # -- requests
 
-    def _run_requests(self, reader: int, data: bytes) -> None:
-        """Runs a mailbox's records in order."""
+    def _run_requests(self, reader: int, data: bytes, at: int = 0) -> int:
+        """Runs a mailbox's records in order, those of a round from `at` on, at least one; where the next one begins."""
         database = self.database
         clients, unpack = database.clients, mail.REQUEST_HEAD.unpack_from
         call: Callable[[Caller, int, int, bytes], None] = self._refuse if self._is_full else database.call
-        at, end, since_publish = 0, len(data), 0
+        end, count, late = len(data), 0, self._beats + TICKS_PER_ROUND
         while at < end:
             length, kind, flags, detail, connection, request_id = unpack(data, at)
             who = clients.get((reader, connection))
@@ -380,11 +404,10 @@ class TransactionActor:
                     reader, kind, detail, who, connection, request_id, data[at + 16 : at + length - padding]
                 )
             at += length
-            since_publish += 1
-            if since_publish == CALLS_PER_PUBLISH:
-                since_publish = 0
-                self.publish()
-                self._show_figures()
+            count += 1
+            if count == REQUESTS_PER_ROUND or self._beats >= late:
+                break
+        return at
 
     def _run_other(
         self, reader: int, kind: int, detail: int, who: Caller | None, connection: int, request_id: int, body: bytes
@@ -544,20 +567,6 @@ class TransactionActor:
         return bool(poller.poll(0))
 
 
-def collect_garbage() -> None:
-    """What a program needed to load, and what is left of the one before. What is there then is not looked at again."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
-def collect_cycles() -> None:
-    """Module code may make cycles. They are looked for among what is new, between two transactions: automatic
-    collection would look at all rows again and again."""
-    if gc.get_count()[0] > NEW_OBJECTS:
-        gc.collect(0)
-
-
 def main() -> None:
     """Entry of the process; the argument is the number of the inherited channel descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -579,7 +588,10 @@ def main() -> None:
         return
     collect_garbage()
     channel.send(actor.ready())
-    actor.run()
+    try:
+        actor.run()
+    finally:
+        actor.database.budget.stop()  # its signal would end a process that is ending, and hide the reason
 
 
 if __name__ == "__main__":
