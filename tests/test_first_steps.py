@@ -105,19 +105,6 @@ def stranger(installed: Path, tmp_path: Path) -> Iterator[Stranger]:
         assert server.wait(SECONDS) == 0
 
 
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C, and once more after a while, as a person does: one that comes in the instant before a blocking call of
-    Python is seen only when the call returns."""
-    for seconds in (20, SECONDS):
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(seconds)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-    raise AssertionError("it does not end")
-
-
 def commands() -> list[list[str]]:
     """Arguments of every `spacetime` command in the README's block of first steps."""
     block = re.search(r"```\n(spacetime publish .*?)```", README, re.DOTALL)
@@ -164,7 +151,8 @@ def test_first_steps_work_as_the_readme_says(stranger: Stranger) -> None:
     following = stranger.start(*logs)
     assert following.stdout is not None
     assert "Creating table `note`" in following.stdout.readline()
-    interrupt(following)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(SECONDS) == 0
     assert stranger.complaints.read_text() == "", "nothing is printed about Ctrl-C"
     assert "Database initialized" in stranger.must("logs", "notes")
     assert "notes" in stranger.must("list")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +18,7 @@ LEVELS = ("trace", "debug", "info", "warn", "error", "panic")
 COLOURS = {"warn": "yellow", "error": "red", "panic": "red", "debug": "bright_black", "trace": "bright_black"}
 SYSTEM = "__spacetimedb__"
 LINES_BEFORE_FOLLOWING = 10
+CTRL_C_LOOK_S = 0.5
 
 
 @click.command(cls=OptionalValues)
@@ -54,12 +58,26 @@ def logs(
         num_lines = LINES_BEFORE_FOLLOWING
     query = {"num_lines": None if num_lines is None else str(num_lines), "follow": str(follow).lower()}
     try:
-        for line in target.lines(f"/v1/database/{identity}/logs", query):
-            record = json.loads(line)
-            if _wanted(record, level, level_exact):
-                click.echo(line.decode("utf-8", "replace").rstrip("\n") if style == "json" else record_text(record))
+        with _ends_at_ctrl_c():
+            for line in target.lines(f"/v1/database/{identity}/logs", query):
+                record = json.loads(line)
+                if _wanted(record, level, level_exact):
+                    click.echo(line.decode("utf-8", "replace").rstrip("\n") if style == "json" else record_text(record))
     except KeyboardInterrupt:
         return  # how one ends --follow
+
+
+@contextmanager
+def _ends_at_ctrl_c() -> Iterator[None]:
+    """Python notices a Ctrl-C that comes in the instant before it blocks only when the call is interrupted once more;
+    where nothing more is logged that would be never. So a timer interrupts it again and again."""
+    before = signal.signal(signal.SIGALRM, lambda _signal, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, CTRL_C_LOOK_S, CTRL_C_LOOK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _wanted(record: dict[str, Any], level: str | None, exact: bool) -> bool:
