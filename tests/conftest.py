@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from smoketest import User
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in the background of a shell; the processes of the tests would inherit it, and Ctrl-C is tested, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Runs of mypy on what tests write share what they know of the standard library and of this package.
+os.environ.setdefault("MYPY_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".mypy_cache"))
 
 ServerFactory = Callable[..., ServerProcess]
 LONGEST = (

@@ -87,7 +87,7 @@ def source(stub: str | None, mounts: str = "", imports: str = "") -> str:
 
 def errors(folder: Path, *what: str) -> list[int]:
     """Lines that mypy --strict reports."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary", *what]
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *what]
     places = {**os.environ, "MYPYPATH": str(Path(spacetimedb.__file__).parents[1])}
     output = subprocess.run(command, cwd=folder, env=places, capture_output=True, text=True, timeout=300).stdout
     return [int(line.split(":")[1]) for line in output.splitlines() if " error: " in line]
