@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from ..loadtest.run import Options
 
+ENOUGH_BOTS = 100
+"""So many make the memory of one stand out."""
+
 
 @click.command()
 @click.argument("scenario", required=False, type=click.Path(path_type=Path, dir_okay=False, exists=True))
@@ -174,7 +177,7 @@ def _finish(conductor: Any, begun: str, given: dict[str, Any], found: Any) -> No
         click.echo(f"The scenario raised:\n{conductor.trace}", err=True)
     broken = [text for text, judged in run["required"].items() if not judged["holds"]]
     for text in broken:
-        click.echo(f"Does not hold: {text} (it is {run['required'][text]['value']})", err=True)
+        click.echo(f"Does not hold: {text} ({run['required'][text]['shown']})", err=True)
     if broken or conductor.trace:
         sys.exit(1)
 
@@ -185,11 +188,12 @@ def _print_summary(run: dict[str, Any]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     totals, bots = run["totals"], run["bots"]
+    memory = f"{bots['memory_kb_per_bot']} KB per bot, " if bots["most"] >= ENOUGH_BOTS else ""
     console.print(
         f"{run['scenario']}: {bots['most']:,} bots, {run['seconds']:.0f} s; {totals['answered']:,} calls "
         f"({totals['calls_per_s']:,.0f}/s), {totals['failed']:,} failed, {totals['lost']:,} lost; "
         f"{totals['rows']:,} rows ({totals['rows_per_s']:,.0f}/s); "
-        f"{bots['memory_kb_per_bot']} KB per bot, {bots['cpu_s']} CPU s of the bots in all"
+        f"{memory}{bots['cpu_s']} CPU s of the bots in all"
     )
     for title, key in (("call", "calls"), ("task", "tasks"), ("update age", "ages")):
         if run[key]:
@@ -197,6 +201,8 @@ def _print_summary(run: dict[str, Any]) -> None:
             for name, figures in run[key].items():
                 table.add_row(name, *(f"{v:,}" if isinstance(v, int) else f"{v:,.2f}" for v in figures.values()))
             console.print(table)
+    if run["errors"]:
+        console.print("errors and refusals, by their text")
     for text, times in list(run["errors"].items())[:20]:
         console.print(f"{times:>8}  {text}", markup=False)
     if run["found"]:

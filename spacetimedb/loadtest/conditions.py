@@ -63,6 +63,12 @@ class Condition(msgspec.Struct, frozen=True):
         number = float({"sent": totals.sent, "failed": totals.failed, "lost": totals.lost}[kind])
         return number * 100 / max(1, totals.sent) if self.unit == "%" else number
 
+    def shown(self, value: float | None) -> str:
+        """A value for people: with its unit, times in milliseconds."""
+        if value is None:
+            return "nothing was measured"
+        return f"{value:,.4g} {'ms' if self.unit in _TO_MS else self.unit}".rstrip()
+
     def holds(self, totals: Totals) -> bool:
         value = self.value(totals)
         return value is not None and _COMPARE[self.comparison](value, self.limit)

@@ -3,10 +3,11 @@
 JSON: {"version": 1, "scenario", "database", "server", "begun", "seconds", "options", "machine", "totals": {"sent",
 "answered", "failed", "lost", "rows", "calls_per_s", "rows_per_s"}, "calls" | "tasks" | "ages": {name: {"count", "mean",
 "p50", "p90", "p95", "p99", "p999", "max"}}, "all_calls", "all_ages": the same over all names, "errors": {text: count},
-"bots": {"cpu_s", "memory_mb", "memory_kb_per_bot"}, "required": {text: {"value", "holds"}}, "found",
+"bots": {"cpu_s", "memory_mb", "memory_kb_per_bot"}, "required": {text: {"value", "shown", "holds"}}, "found",
 "series": [points]}.
-Times in milliseconds. A point: {"t", "clients", "target_clients", "calls_per_s", "rows_per_s", "failed", "lost",
-"latency_ms", "task_ms", "age_ms", "server": {"cpu_percent", "memory_mb", ...}, "bots_cpu_percent", "bots_memory_mb"}.
+Times in milliseconds. A point, about the time since the one before: {"t", "clients", "target_clients", "calls_per_s",
+"rows_per_s", "failed", "failed_per_s", "lost", "latency_ms", "task_ms", "age_ms", "server": {"cpu_percent",
+"memory_mb", ...}, "bots_cpu_percent", "bots_memory_mb"}.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Report = dict[str, Any]
 WIDTH, HEIGHT, LEFT, BOTTOM = 560, 200, 56, 22
 
 CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("Calls per second", "", (("answered", "calls_per_s"), ("failed", "failed"))),
+    ("Calls per second", "", (("answered", "calls_per_s"), ("failed", "failed_per_s"))),
     ("Latency of calls", "ms", (("p50", "latency_ms.p50"), ("p90", "latency_ms.p90"), ("p99", "latency_ms.p99"))),
     ("Update age", "ms", (("p50", "age_ms.p50"), ("p90", "age_ms.p90"), ("p99", "age_ms.p99"))),
     ("Rows received per second", "", (("rows", "rows_per_s"),)),
@@ -81,7 +82,8 @@ def _by_name(histograms: Histograms) -> dict[str, dict[str, float]]:
 
 
 def _judged(condition: Condition, conductor: Conductor) -> dict[str, Any]:
-    return {"value": condition.value(conductor.totals), "holds": condition.holds(conductor.totals)}
+    value = condition.value(conductor.totals)
+    return {"value": value, "shown": condition.shown(value), "holds": condition.holds(conductor.totals)}
 
 
 def html_report(run: Report) -> str:
@@ -90,10 +92,10 @@ def html_report(run: Report) -> str:
         f"<h1>{_text(run['scenario'])}</h1>",
         f"<p class=soft>{_text(run['database'])} on {_text(run['server'])}, {_text(run['begun'])}, "
         f"{run['seconds']:.0f} s, up to {run['bots']['most']:,} bots</p>",
-        _table("Totals", ["", *run["totals"]], [["", *run["totals"].values()]]),
+        _table("Totals", [name.replace("_per_s", "/s") for name in run["totals"]], [list(run["totals"].values())]),
     ]
     if run["required"]:
-        rows = [[c, j["value"], "holds" if j["holds"] else "BROKEN"] for c, j in run["required"].items()]
+        rows = [[c, j["shown"], "holds" if j["holds"] else "BROKEN"] for c, j in run["required"].items()]
         parts.append(_table("Required", ["condition", "value", ""], rows))
     if run["found"]:
         rows = [[c, v, "holds" if held else "BROKEN"] for c, v, held in run["found"]["steps"]]
@@ -159,7 +161,8 @@ def _chart(title: str, unit: str, lines: tuple[tuple[str, str], ...], series: li
             f"<line class=grid x1={LEFT} x2={WIDTH - 8} y1={y(v)} y2={y(v)} /><text x={LEFT - 6} y={y(v) + 4} "
         )
         marks.append(
-            f"text-anchor=end>{v:,.4g}</text><text x={x(t)} y={HEIGHT - 4} text-anchor=middle>{t:.0f} s</text>"
+            f"text-anchor=end>{v:,.4g}</text><text x={x(t)} y={HEIGHT - 4} "
+            f"text-anchor={'end' if n == 4 else 'middle'}>{t:.0f} s</text>"
         )
     legend = []
     for n, (name, row) in enumerate(values.items()):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from ..client.address import Address
 from .conditions import Condition
@@ -94,14 +95,14 @@ class Worker:
 class Conductor:
     """A run under way."""
 
-    def __init__(self, options: Options, workers: list[Worker], on_point: OnPoint, empty: int) -> None:
+    def __init__(self, options: Options, workers: list[Worker], on_point: OnPoint, empty: list[Portion]) -> None:
         self.options = options
         self.points: list[Point] = []
         self.totals = Totals()
         self.so_far = Totals()
         self.trace = ""
         self.cpu_s = 0.0
-        self.resident = self.empty = empty
+        self.resident = self.empty = sum(portion.resident for portion in empty)
         self.most_connected = 0
         """Bots, at any time so far."""
         self._workers, self._on_point = workers, on_point
@@ -109,7 +110,7 @@ class Conductor:
         self._server = ServerFigures(address)
         self._run = uuid.uuid4().hex
         self._begun = self._last = time.perf_counter()
-        self._cpu = [0.0] * len(workers)
+        self._cpu = [portion.cpu_s for portion in empty]
 
     @property
     def elapsed(self) -> float:
@@ -118,13 +119,15 @@ class Conductor:
     async def step(self, clients: int, rate: float, *, is_last: bool = False) -> tuple[Totals, Point]:
         """Tells what is wanted from now on, waits a second, and gathers what has happened since the last time."""
         number, count = len(self.points), len(self._workers)
-        if not is_last:
-            for index, worker in enumerate(self._workers):
-                await worker.tell(Tick(number, share(clients, index, count), rate / count))
-            await trio.sleep_until(trio.current_time() + STEP_S - (time.perf_counter() - self._last) % STEP_S)
+        if is_last:
+            ticks = [Tick(number, is_last=True)] * count
         else:
-            for worker in self._workers:
-                await worker.tell(Tick(number, 0 if is_last else clients, 0.0, True))
+            ticks = [Tick(number, share(clients, index, count), rate / count) for index in range(count)]
+            for worker, tick in zip(self._workers, ticks, strict=True):
+                await worker.tell(replace(tick, report=False))
+            await trio.sleep_until(trio.current_time() + STEP_S - (time.perf_counter() - self._last) % STEP_S)
+        for worker, tick in zip(self._workers, ticks, strict=True):
+            await worker.tell(tick)
         portions = [Portion(FAILED)] * count
         server: dict[str, float] = {}
 
@@ -173,6 +176,7 @@ class Conductor:
             "calls_per_s": round(totals.answered / totals.seconds, 1),
             "rows_per_s": round(totals.rows / totals.seconds, 1),
             "failed": totals.failed,
+            "failed_per_s": round(totals.failed / totals.seconds, 1),
             "lost": totals.lost,
             "latency_ms": summary_ms(totals.calls.merged()),
             "task_ms": summary_ms(totals.tasks.merged()),
@@ -219,7 +223,7 @@ async def conduct(options: Options, on_point: OnPoint) -> AsyncIterator[Conducto
             await worker.tell(Tick(0))
         with trio.fail_after(START_S):
             empty = [await worker.hear() for worker in workers]
-        yield Conductor(options, workers, on_point, sum(portion.resident for portion in empty))
+        yield Conductor(options, workers, on_point, empty)
     except trio.TooSlowError:
         raise RunError("the workers of the load test do not begin") from None
     finally:

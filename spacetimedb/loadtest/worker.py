@@ -1,8 +1,8 @@
 """A load test's worker process: `python -m spacetimedb.loadtest.worker`, driven over its standard streams.
 
-In: one line of JSON (`Orders`), then lines of `Tick`. Out: one MessagePack `Portion` for every tick, each behind four
-bytes of length; or a `Portion` with number -1 and a text in `trace`: it cannot begin. The end of the input ends the
-worker, so none outlives its conductor. What the scenario prints goes to stderr.
+In: one line of JSON (`Orders`), then lines of `Tick`. Out: one MessagePack `Portion` for every tick that asks for it,
+each behind four bytes of length; or a `Portion` with number -1 and a text in `trace`: it cannot begin. The end of the
+input ends the worker, so none outlives its conductor. What the scenario prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ class Orders(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """How many bots there shall be in this process, how many tasks a second; `is_last`: finish and go."""
+    """How many bots there shall be in this process, how many tasks a second. `report`: hand on what came since the last
+    portion; `is_last`: finish, report and go."""
 
     number: int
     clients: int = 0
     rate: float = 0.0
+    report: bool = True
     is_last: bool = False
 
 
@@ -96,7 +98,8 @@ async def work(orders: Orders, out: Out) -> None:
                 if tick.is_last:
                     crowd.end()
                     await ended.wait()
-                out.send(_portion(crowd, tick.number))
+                if tick.report:
+                    out.send(_portion(crowd, tick.number))
                 if tick.is_last:
                     return
         nursery.cancel_scope.cancel()
