@@ -27,6 +27,7 @@ from spacetimedb.workers.link_figures import CAUSE_OF_CLOSE
 if TYPE_CHECKING:
     from spacetimedb.subscriptions.costs import QueryCost
     from spacetimedb.workers.database_link import DatabaseLink
+    from spacetimedb.workers.lookups import Page
 
 READ_BYTES: Final = 256 << 10
 SEND_BYTES: Final = 1 << 20
@@ -91,6 +92,7 @@ class Client:
         "looked_up",
         "messages",
         "number",
+        "page",
         "pending_calls",
         "pinged_at",
         "several",
@@ -136,6 +138,8 @@ class Client:
         """How often rows were looked up for the message that is next."""
         self.waiting = False
         """The first deferred message waits for a table's refs."""
+        self.page: tuple[int, int, int, Page | None] | None = None
+        """The page that the query which is the first deferred message wants: table id, offset, count, and what came."""
         self.elsewhere: list[QueryCost] | None = None
         """What the other readers said about the query that the first deferred message asks to explain."""
         self.messages: list[bytes] = []

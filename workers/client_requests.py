@@ -18,7 +18,15 @@ from spacetimedb.sql.errors import SqlError
 from spacetimedb.subscriptions.large_rows import LargeRows
 from spacetimedb.subscriptions.query_sets import QuerySetInUse, QuerySetUnknown
 from spacetimedb.workers.client import CONNECTING, OPEN, Client, Message
-from spacetimedb.workers.large_answers import Part, answer_later, build_indexes, bytes_of, large_one_off
+from spacetimedb.workers.large_answers import (
+    Part,
+    answer_later,
+    build_indexes,
+    bytes_of,
+    large_one_off,
+    page_of,
+    result_of_page,
+)
 from spacetimedb.workers.row_limit import check_plan, check_queries, row_limit
 from spacetimedb.workers.v1_clients import V1Client
 
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from spacetimedb.subscriptions.one_off import OneOff
     from spacetimedb.subscriptions.query import Query
     from spacetimedb.workers.database_link import DatabaseLink
+    from spacetimedb.workers.lookups import Page
 
 MAX_LOOK_UPS: Final = 8
 """Look-ups for one message, because the rows that a join starts from have changed meanwhile; then it needs the tables.
@@ -129,8 +138,10 @@ class ClientRequests:
             assert isinstance(message, v1.MESSAGES)
             assert isinstance(client, V1Client)
             is_done = self._link.v1.execute(client, message)
-        if is_done and self._link.views.done(client.number):
-            self._link.tables.forget_unused()
+        if is_done:
+            client.page = None
+            if self._link.views.done(client.number):
+                self._link.tables.forget_unused()
         return is_done
 
     def _subscribe(self, client: Client, message: v2.Subscribe) -> bool:
@@ -254,7 +265,11 @@ class ClientRequests:
         catalog = link.views.catalog(link.catalog.for_caller(client.identity), client.identity)
         query = link.subscriptions.compile_one_off(text, client.identity, client.is_owner, catalog)
         tables = query.stored_tables if client.is_owner else (*query.stored_tables, ST_VAR_ID)
-        if not self._have_views(client, catalog) or not link.tables.have(client, tables):
+        if not self._have_views(client, catalog) or not self._have_page(client, query):
+            return None
+        if query.answer is not None:
+            return query
+        if not link.tables.have(client, tables):
             return None
         if not client.is_owner:
             check_plan(link, query.plan)
@@ -267,6 +282,33 @@ class ClientRequests:
             self._ask_elsewhere(client, query.explained)
             return None
         return query
+
+    def _have_page(self, client: Client, query: OneOff) -> bool:
+        """Whether a query that wants just a page of a large table has it, or has to do without; as `have_tables`."""
+        link, lookups, table_id = self._link, self._link.lookups, query.plan.table.table_id
+        asked = page_of(query.plan) if query.explained is None else None
+        if asked is None or not lookups.can_page(table_id) or (not asked[1] and lookups.knows(table_id)):
+            return True
+        if not client.is_owner:
+            if not link.tables.have(client, (ST_VAR_ID,)):
+                return False
+            if row_limit(link) is not None:
+                return True
+        if client.page is not None and client.page[:3] == (table_id, *asked):
+            page = client.page[3]
+            if page is not None:
+                query.answer = result_of_page(query.plan, page.rows, page.count).rows
+            return True
+
+        def then(page: Page | None) -> None:
+            client.page = table_id, *asked, page
+            self.run_deferred(client)
+            if page is not None:  # it is that of this place
+                client.page = None
+
+        client.waiting = True
+        lookups.ask_page(table_id, *asked, then)
+        return False
 
     def one_off_rows(self, client: Client, query: OneOff) -> bytes:
         """Its answer (SingleTableRows). Raises SqlError."""

@@ -343,7 +343,9 @@ class LargeOneOff:
 
 def large_one_off(link: DatabaseLink, query: OneOff) -> LargeOneOff | None:
     """The answer to a one-off query if it takes long; None if it is better given at once."""
-    if query.explained is not None or not (_is_large_scan(link, query.plan) or _is_large_join(link, query.plan)):
+    if query.answer is not None or query.explained is not None:
+        return None
+    if not (_is_large_scan(link, query.plan) or _is_large_join(link, query.plan)):
         return None
     return LargeOneOff(link, query.plan)
 

@@ -62,13 +62,6 @@ class Page(Struct, frozen=True):
     count: int
 
 
-class _AskedPage(Struct):
-    """A request for a page. Once `came` is set: the page, None if refused."""
-
-    came: trio.Event
-    page: Page | None = None
-
-
 class RowLookups:
     """See the head of the module. ``counts``: rows of each table that was looked into, at this place of the ring."""
 
@@ -77,7 +70,8 @@ class RowLookups:
         self._number = int.from_bytes(os.urandom(4), "little")
         """Of the last request. A reader that died may have answers under way for the same place."""
         self._asked: dict[int, _Asked] = {}
-        self._pages: dict[int, _AskedPage] = {}
+        self._pages: dict[int, Callable[[Page | None], None]] = {}
+        """Pages that were asked for, with what to do then."""
         self._declined: dict[tuple[int, int], float] = {}
         self._kept: dict[tuple[int, int], float] = {}
         self.counts: dict[int, int] = {}
@@ -126,36 +120,52 @@ class RowLookups:
             mail.look_up(number, table_id, asked.column, asked.keys, whatever=asked.then is None)
         )
 
+    def can_page(self, table_id: int) -> bool:
+        """Whether rows by their places, or just the number of all, can be asked for, and should."""
+        known = self._link.tables.known.get(table_id)
+        return table_id in self._link.catalog.stored_tables and (known is None or len(known) >= LARGE_TABLE)
+
+    def ask_page(self, table_id: int, offset: int, count: int, then: Callable[[Page | None], None]) -> int:
+        """Asks for so many rows from the offset, in the table's order; calls at the place of the ring where they are
+        these, with None if they were refused or the database is down. Gives the number of the request."""
+        link = self._link
+        self._number = number = (self._number + 1) & 0xFFFFFFFF
+        self._pages[number] = then
+        link.outgoing.append(mail.page(number, table_id, count, offset))
+        link.post()
+        return number
+
     async def page(self, table_id: int, offset: int, count: int) -> Page | None:
         """So many rows from the offset, in the table's order, as they are now. None if all rows are better read here.
 
         Raises DatabaseGone. Whoever is cancelled leaves nothing behind.
         """
-        link = self._link
-        known = link.tables.known.get(table_id)
-        if table_id not in link.catalog.stored_tables or (known is not None and len(known) < LARGE_TABLE):
+        if not self.can_page(table_id):
             return None
-        self._number = number = (self._number + 1) & 0xFFFFFFFF
-        asked = self._pages[number] = _AskedPage(trio.Event())
-        link.outgoing.append(mail.page(number, table_id, count, offset))
-        link.post()
+        came = trio.Event()
+        pages: list[Page | None] = []
+
+        def then(page: Page | None) -> None:
+            pages.append(page)
+            came.set()
+
+        number = self.ask_page(table_id, offset, count, then)
         try:
-            await asked.came.wait()
+            await came.wait()
         finally:
             self._pages.pop(number, None)
-        if link.down:
+        if self._link.down:
             raise DatabaseGone
-        return asked.page
+        return pages[0]
 
     def came(self, record: bytes) -> None:
         """A LOOKED_UP record at this place of the ring, perhaps another reader's."""
         _length, _kind, _zero, reader, number, _zero, count, block = mail.LOOKED_UP_RECORD.unpack(record)
         if reader != self._link.reader:
             return
-        page = self._pages.get(number)
+        page = self._pages.pop(number, None)
         if page is not None:
-            page.page = Page(self._rows(block), count) if block else None
-            page.came.set()
+            page(Page(self._rows(block), count) if block else None)
             return
         asked = self._asked.pop(number, None)
         if asked is None or asked.then is None:
@@ -327,5 +337,6 @@ class RowLookups:
         for then in resumed:
             then()
         if self._link.down:
-            for page in self._pages.values():
-                page.came.set()
+            pages, self._pages = self._pages, {}
+            for page in pages.values():
+                page(None)

@@ -134,8 +134,8 @@ class Subscriptions:
         if query.explained is not None:
             rows = self.explain(query.plan, query.explained, query.is_owner, elsewhere)
             return string(query.plan.table.name) + row_list_of(rows)
-        result = execute_select(query.plan, self._source)
-        return string(query.plan.table.name) + row_list_of(result.rows)
+        rows = execute_select(query.plan, self._source).rows if query.answer is None else query.answer
+        return string(query.plan.table.name) + row_list_of(rows)
 
     def explain(self, plan: SelectPlan, text: str, is_owner: bool, elsewhere: Iterable[QueryCost] = ()) -> list[bytes]:
         """Rows of an EXPLAIN (see ``sql.explain``). `elsewhere`: what the other readers say to ``costs_of``."""

@@ -125,13 +125,20 @@ class RigClient:
 
     def take(self) -> list[ServerMessage]:
         """What has been sent to it since the last time; follows it."""
+        found = [message for payload in self.payloads() for message in decode_frame(payload)]
+        for message in found:
+            self._follow(message)
+        return found
+
+    def payloads(self) -> list[bytes]:
+        """The messages that have been sent to it since the last time."""
         try:
             while data := self._socket.recv(1 << 20):
                 self._data += data
             self.is_closed = True
         except BlockingIOError:
             pass
-        found: list[ServerMessage] = []
+        found: list[bytes] = []
         while len(self._data) >= 2:
             size, head = self._data[1], 2
             if size >= 126:
@@ -142,11 +149,9 @@ class RigClient:
             opcode, payload = self._data[0] & 15, self._data[head : head + size]
             self._data = self._data[head + size :]
             if opcode == BINARY:
-                found += decode_frame(payload)
+                found.append(payload)
             elif opcode == CLOSE:
                 self.is_closed = True
-        for message in found:
-            self._follow(message)
         return found
 
     def _follow(self, message: ServerMessage) -> None:
@@ -176,14 +181,22 @@ class RigClient:
             assert all(number >= 0 for number in bag.values()), "deleted more often than it was there"
             self.bags[one.query_set_id] = +bag
 
+    def ask(self, text: str) -> None:
+        """A one-off query."""
+        self.send(one_off_query(next(self._requests), text))
+
+    def answers(self) -> list[OneOffQueryResult]:
+        """Those to one-off queries that have come since the last time."""
+        return [message for message in self.take() if isinstance(message, OneOffQueryResult)]
+
     def answer(self, text: str) -> OneOffQueryResult:
         """What a one-off query gives, now."""
-        self.send(one_off_query(next(self._requests), text))
-        while True:
-            for message in self.take():
-                if isinstance(message, OneOffQueryResult):
-                    return message
+        self.ask(text)
+        for _ in range(10):
+            if found := self.answers():
+                return found[0]
             self._rig.turn()
+        raise AssertionError(f"no answer to {text}")
 
     def wanted(self, *texts: str) -> Bag:
         """What the queries give over the tables now."""
@@ -228,7 +241,7 @@ class Rig:
         """A client that has been greeted."""
         client = RigClient(self, cls, owner)
         self.turn()
-        client.take()
+        client.payloads()
         return client
 
     def publish(self) -> None:
