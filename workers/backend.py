@@ -16,6 +16,7 @@ from spacetimedb.auth.tokens import Claims
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import FATAL
 from spacetimedb.hosts.mail import Outcome
+from spacetimedb.hosts.procedures import FATAL as PROCEDURE_FATAL
 from spacetimedb.http.backend import (
     BackendError,
     CallKind,
@@ -290,7 +291,7 @@ class ReaderBackend(BackupRequests):
             return CallOutcome(CallKind.RETURNED, text, waiter.duration_us)
         kind = _PLAIN_KINDS.get(outcome, CallKind.PANICKED)
         if kind is CallKind.PROCEDURE_PANICKED:
-            return CallOutcome(kind, "see the module log")
+            return CallOutcome(kind, "see the module log" if text == PROCEDURE_FATAL else text)
         if kind is CallKind.LIFECYCLE:
             text = text.removeprefix("can't directly call special ").removesuffix(" lifecycle reducer")
         return CallOutcome(kind, text, waiter.duration_us)

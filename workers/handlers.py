@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.handler_calls import HandlerCall, decode_answer, encode_call
 from spacetimedb.hosts.mail import Outcome
-from spacetimedb.hosts.procedures import FATAL
 from spacetimedb.http.backend import HandlerRequest, HandlerResponse
 from spacetimedb.http.messages import TEXT
 from spacetimedb.schema.definition import ModuleDef
 from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.waiter import DatabaseGone
-
-FAILED: Final = HandlerResponse(500, [("content-type", TEXT)], FATAL.encode())
 
 
 async def run_handler(link: DatabaseLink, request: HandlerRequest) -> HandlerResponse | None:
@@ -39,7 +34,7 @@ async def run_handler(link: DatabaseLink, request: HandlerRequest) -> HandlerRes
     if waiter.outcome is Outcome.NO_SUCH_PROCEDURE:
         return None
     if waiter.outcome is not Outcome.RETURNED:
-        return FAILED
+        return HandlerResponse(500, [("content-type", TEXT)], waiter.body)
     answer = decode_answer(waiter.body)
     return HandlerResponse(answer.status, answer.headers, answer.body)
 

@@ -30,7 +30,7 @@ from spacetimedb.hosts.module_log import ModuleLog
 from spacetimedb.hosts.view_evaluation import ViewFailed
 from spacetimedb.module import Module
 from spacetimedb.module.context import Db, HttpContext, ProcedureContext, ReducerContext, Waiting
-from spacetimedb.module.errors import BudgetExceeded, WouldBlock
+from spacetimedb.module.errors import BudgetExceeded, ProgramReplaced, WouldBlock
 from spacetimedb.module.http import Headers, HttpResponse, Request
 from spacetimedb.store.commit_record import MUTATIONS_ONLY, NO_READER, NO_REDUCER
 from spacetimedb.types.bsatn import codec
@@ -47,6 +47,8 @@ R = TypeVar("R")
 
 FATAL: Final = "The module instance encountered a fatal error"
 NO_SUCH_PROCEDURE: Final = "No such procedure"
+REPLACED: Final = "another program was published while this ran; what it still wanted to change was not begun"
+"""What callers and the module log are told of a procedure that was ended for that."""
 
 HttpExchange = Callable[[str, str, bytes, tuple[tuple[str, str], ...], float], HttpResponse]
 """Method, address, body, headers, timeout in seconds. Raises HttpError."""
@@ -254,7 +256,9 @@ class Procedures:
             return
         call = Call(self, name, who, timestamp)
         self._start(
-            call, self._bound(procedure, call, values), lambda ok, body: self._answer(call, request_id, ok, body)
+            call,
+            self._bound(procedure, call, values),
+            lambda outcome, body: self._answer(call, request_id, outcome, body),
         )
 
     def handle(self, who: Caller, request_id: int, body: bytes) -> None:
@@ -271,7 +275,7 @@ class Procedures:
         self._start(
             call,
             lambda: handler_calls.encode_answer(function(context, given)),
-            lambda ok, answer: self._answer(call, request_id, ok, answer),
+            lambda outcome, answer: self._answer(call, request_id, outcome, answer),
         )
 
     def run_job(self, job: Job, schedule: ScheduleTable, row: Any, who: Caller) -> None:
@@ -288,24 +292,32 @@ class Procedures:
             database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
         procedure = self.by_name[schedule.function_name]
         call = Call(self, procedure.name, who, timestamp)
-        self._start(call, self._bound(procedure, call, (row,)), lambda _ok, _body: database.arm_next(job, schedule))
+
+        def ended(_outcome: Outcome, _body: bytes) -> None:
+            if database.schedules.tables.get(job.table_id) is schedule:  # else another program has queued its own rows
+                database.arm_next(job, schedule)
+
+        self._start(call, self._bound(procedure, call, (row,)), ended)
 
     def _bound(self, procedure: Procedure, call: Call, values: tuple[Any, ...]) -> Callable[[], bytes]:
         who = call.who
         context = ProcedureContext(who.identity, who.connection_id, Timestamp(call.timestamp), call)
         return lambda: procedure.encode(procedure.function(context, *values))
 
-    def _start(self, call: Call, compute: Callable[[], bytes], end: Callable[[bool, bytes], object]) -> None:
-        """`end` gets whether it went well, and the encoded result."""
+    def _start(self, call: Call, compute: Callable[[], bytes], end: Callable[[Outcome, bytes], object]) -> None:
+        """`end` gets RETURNED and the encoded result, or PROCEDURE_FAILED and what the caller may know."""
 
         def ended(failure: BaseException | None, body: bytes) -> None:
-            if failure is not None:
-                self._log_failure(call, failure)
-            end(failure is None, body)
+            if failure is None:
+                end(Outcome.RETURNED, body)
+                return
+            self._log_failure(call, failure)
+            text = REPLACED if isinstance(failure, ProgramReplaced) else FATAL
+            end(Outcome.PROCEDURE_FAILED, text.encode())
 
         if not self.runner.start(call.name, compute, ended):
             self.database.log.system("too many procedures wait for others to end", "Error", call.name)
-            end(False, b"")
+            end(Outcome.PROCEDURE_FAILED, FATAL.encode())
 
     # -- on the main thread
 
@@ -313,7 +325,7 @@ class Procedures:
         """One transaction of a procedure: commit when the function returns, undo everything when it raises."""
         database = self.database
         if call.program is not database.module:
-            raise RuntimeError("the database runs another program now: this call can open no more transactions")
+            raise ProgramReplaced(REPLACED)
         timestamp = database.timestamp_us()
         who, log = call.who, database.log
         before, log.function = log.function, call.name
@@ -340,8 +352,7 @@ class Procedures:
         call.horizon = database.horizon
         return result
 
-    def _answer(self, call: Call, request_id: int, went_well: bool, body: bytes) -> None:
-        outcome = Outcome.RETURNED if went_well else Outcome.PROCEDURE_FAILED
+    def _answer(self, call: Call, request_id: int, outcome: Outcome, body: bytes) -> None:
         who = call.who
         self.database.out.append(
             mail.answer(
@@ -352,7 +363,7 @@ class Procedures:
                 call.horizon,
                 call.timestamp,
                 call.duration_us,
-                body if went_well else FATAL.encode(),
+                body,
             )
         )
 
@@ -362,6 +373,8 @@ class Procedures:
         if isinstance(error, BudgetExceeded):
             text = f"{call.name} was stopped: a transaction of it ran longer than {database.budget.limit_s:g} s"
             database.log.system(text, "Error")
+        elif isinstance(error, ProgramReplaced):
+            database.log.system(REPLACED, "Error", call.name)
         elif isinstance(error, MemoryError):
             database.memory.give_up()
             database.log.system(

@@ -56,6 +56,13 @@ class BudgetExceeded(BaseException):
     """The time budget of a call is used up. Not an `Exception`, so that `except Exception` in a module lets it pass."""
 
 
+class ProgramReplaced(BaseException):
+    """A procedure opens a transaction, but the database runs another program than the procedure's: it ends here.
+
+    Not an `Exception`: a procedure that tries again and again would never end.
+    """
+
+
 class Problem(NamedTuple):
     """One thing wrong in a module: where (file, line counted from 1) and what."""
 

@@ -10,6 +10,8 @@ import pytest
 from patience import PATIENCE_S, until
 from server_process import RequestFailed, ServerProcess
 
+from spacetimedb.hosts.procedures import REPLACED
+
 MODULE = b"""
 from spacetimedb import HttpContext, Identity, Module, Pk, ProcedureContext, ReducerContext, Request, Response, Row, u32
 
@@ -36,6 +38,14 @@ def nap(ctx: ProcedureContext, seconds: float) -> bool:
     ctx.sleep(seconds)
     ctx.log.info("slept")
     return ctx.with_tx(lambda tx: tx.auth.jwt is not None)
+
+
+@m.procedure
+def visit_and_wait(ctx: ProcedureContext) -> None:
+    ctx.with_tx(arrive, "third")
+    while True:
+        ctx.sleep(0.05)
+        ctx.with_tx(is_noted, "never")
 
 
 @m.http.any("/echo")
@@ -133,10 +143,15 @@ def test_failures_tell_nothing(server: ServerProcess, database: str) -> None:
 
 def test_another_program_takes_over(server: ServerProcess) -> None:
     database = server.publish(MODULE, "served-procedures-2")
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(3) as pool:
         running = pool.submit(route, server, database, "/nap", b"somebody")
-        until(lambda: server.sql(database, "SELECT * FROM visit"))
+        waiting = pool.submit(route, server, database, "/wait", b"another never")
+        calling = pool.submit(server.call, database, "visit_and_wait")
+        until(lambda: server.sql(database, "SELECT * FROM visit"), lambda visits: len(visits) == 3)
         server.publish(MODULE.replace(b'"/size"', b'"/bytes"'), "served-procedures-2")
         assert running.result() == (200, b"rested")
+        assert waiting.result() == (500, REPLACED.encode())
+        with pytest.raises(RequestFailed, match=REPLACED):
+            calling.result()
     assert route(server, database, "/bytes", b"xyz") == (202, b"3 ")
     assert route(server, database, "/size")[0] == 404
