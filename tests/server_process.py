@@ -26,7 +26,7 @@ STOP_SECONDS = 90.0
 REACHABLE_HOST = "127.0.0.2"
 """An address of this machine that modules of the shared server may send HTTP requests to."""
 SAMPLES = Path(__file__).resolve().parent.parent / "scripts" / "samples"
-_SERVING = re.compile(r"workers\.(reader|transaction_actor|log_keeper)\b")
+_SERVING = re.compile(r"workers\.(\w+\.)?(reader|transaction_actor|log_keeper)( |$)")
 _LISTENS = re.compile(r"listening on (?:http://)?(\S+):(\d+)", re.IGNORECASE)
 
 

@@ -76,8 +76,9 @@ def helper_of(pid: int) -> Helper | None:
             arguments = file.read().decode("utf-8", "replace").split("\0")
     except OSError:
         return None
-    for name in _HELPERS:
-        if f"{_MODULES}{name}" in arguments:
+    for argument in arguments:
+        name = argument.rpartition(".")[2]
+        if argument.startswith(_MODULES) and name in _HELPERS:
             database = next(filter(_IDENTITY.fullmatch, arguments), None)
             return Helper(name, None if database is None else Identity.from_hex(database))
     return None

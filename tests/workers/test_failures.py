@@ -23,7 +23,7 @@ V3 = "v3.bsatn.spacetimedb"
 
 
 def pids(server: ServerProcess, module: str) -> list[int]:
-    return [pid for pid, command in server.processes().items() if f"workers.{module} " in command + " "]
+    return [pid for pid, command in server.processes().items() if f".{module} " in command + " "]
 
 
 def bank(server: ServerProcess) -> ServerProcess:

@@ -158,7 +158,7 @@ def test_requests_go_out_of_a_process_of_their_own(server: ServerProcess) -> Non
         return str(server.call("fetching", "fetch", url).json())
 
     def senders() -> list[int]:
-        return [pid for pid, command in server.processes().items() if "workers.outbound" in command]
+        return [pid for pid, command in server.processes().items() if ".outbound" in command]
 
     assert "private or special-purpose" in fetch("http://127.0.0.1:1/")
     (sender,) = senders()
