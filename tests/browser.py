@@ -72,6 +72,11 @@ class Page:
         await self.command("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
         await self.command("Input.dispatchKeyEvent", type="keyUp", **key)
 
+    async def press(self, key: str, code: int) -> None:
+        """A key that types nothing; `code`: its Windows virtual key code."""
+        for kind in ("rawKeyDown", "keyUp"):
+            await self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
     async def screenshot(self, path: Path) -> None:
         answer = await self.command("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(answer["data"]))

@@ -27,6 +27,7 @@ const DIRECTORY_MS = 5000;
 const app = document.getElementById('app');
 const main = h('main', { id: 'main', tabindex: '-1' });
 const nav = h('nav', { 'aria-label': 'Pages' });
+const menu = h('button.quiet', { 'aria-label': 'Menu', 'aria-expanded': 'false', onclick: () => toggleMenu() }, icon('menu'));
 const state = { server: null, leave: null, shown: 0 };
 
 export const nameOf = database => database.names[0] ?? `${database.identity.slice(0, 12)}…`;
@@ -56,19 +57,27 @@ function drawNavigation() {
     'aria-label': 'Database',
     onchange: event => { location.hash = addressOf(databases[event.target.selectedIndex], key ? page : 'tables'); },
   }, databases.map(item => h('option', { selected: item === database }, nameOf(item))));
+  const had = nav.contains(document.activeElement);
   fill(nav,
     h('a.brand', { href: '#/' }, h('img', { src: 'icon.svg', width: 22, height: 22, alt: '' }), 'SpacetimeDB'),
     h('div.group', {}, SERVER_PAGES.map(([id, text]) => link(id, text, id === 'overview' ? '#/' : `#/${id}`, !key && page === id))),
     h('h2', {}, 'Database'),
     chooser ? h('div.chooser', {}, chooser) : h('p.hint', {}, 'None is published yet.'),
     database && h('div.group', {}, DATABASE_PAGES.map(([id, text]) =>
-      link(id, text, addressOf(database, id), key && page === id))),
+      link(id, text, addressOf(database, id), key && page === id && database === find(key)))),
     h('div.foot', {},
       h('span.access', { title: access === 'local' ? 'You act as the owner of every database: this page is open to this machine.' : 'You see the databases of your token.' },
         access === 'local' ? 'This machine' : 'With a token'),
       access === 'token' && h('button.quiet', { onclick: () => { setOwnToken(null); start(); } }, 'Forget token'),
       access === 'local' && ownToken() === null && h('button.quiet', { title: 'Use a token', 'aria-label': 'Use a token', onclick: () => drawLogin('') }, icon('key')),
       h('button.quiet', { title: 'Light or dark', 'aria-label': 'Light or dark', onclick: toggleTheme }, icon('theme'))));
+  if (had) nav.querySelector('[aria-current]')?.focus();
+}
+
+/** The navigation of a narrow window. */
+function toggleMenu(open = !app.classList.contains('open')) {
+  app.classList.toggle('open', open);
+  menu.setAttribute('aria-expanded', open);
 }
 
 function toggleTheme() {
@@ -82,13 +91,15 @@ async function show() {
   const shown = ++state.shown;
   state.leave?.();
   state.leave = null;
-  app.classList.remove('open');
+  toggleMenu(false);
   const { database: key, page, rest } = route();
   const database = key ? find(key) : null;
   drawNavigation();
   if (!LOADERS[page] || (key && !database)) {
-    fill(main, key && !database ? empty(`No database “${key}” here`, 'It was deleted, or it is somebody else’s.')
-      : empty('There is no such page'));
+    document.title = 'SpacetimeDB';
+    fill(main, h('header.page', {}, h('h1', {}, 'Not found')), h('div.body', {}, h('div.card', {},
+      key && !database ? empty(`No database “${key}” here`, 'It was deleted, or it is somebody else’s.')
+        : empty('There is no such page'))));
     return;
   }
   if (database) localStorage.setItem('dashboard.database', database.names[0] ?? database.identity);
@@ -126,6 +137,7 @@ function drawLogin(why) {
     h('p', {}, 'Paste the token of the identity that owns your databases.'),
     h('label', {}, h('span', {}, 'Token'), input), message,
     h('button.primary', {}, 'Open the dashboard'),
+    state.server?.access === 'local' && h('button.quiet', { type: 'button', onclick: start }, 'Back'),
     h('p.hint', {}, 'Its owner gets it with ', h('code', {}, 'spacetime login show --token'), '. It stays in this tab.')));
   input.focus();
 }
@@ -155,12 +167,13 @@ async function start() {
     }
     return;
   }
-  const menu = h('button.quiet', { 'aria-label': 'Menu', onclick: () => app.classList.toggle('open') }, icon('menu'));
   fill(app);
-  add(app, [h('div.top', {}, menu, h('span', {}, 'SpacetimeDB')), nav, h('div.shade', { onclick: () => app.classList.remove('open') }), main]);
+  add(app, [h('div.top', {}, menu, h('span', {}, 'SpacetimeDB')), nav, h('div.shade', { onclick: () => toggleMenu(false) }), main]);
   await show();
 }
 
 addEventListener('hashchange', show);
+addEventListener('keydown', event => { if (event.key === 'Escape') toggleMenu(false); });
+document.querySelector('.skip').addEventListener('click', event => { event.preventDefault(); main.focus(); });
 setInterval(refresh, DIRECTORY_MS);
 start();

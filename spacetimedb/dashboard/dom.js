@@ -84,11 +84,13 @@ const LONG = new Intl.NumberFormat('en', { maximumFractionDigits: 2 });
 
 /** 1234567 as 1,234,567. */
 export const grouped = value => LONG.format(value);
-/** 1234567 as 1.2M; small numbers with up to two decimals. */
+/** 1234567 as 1.2M; small numbers with three digits. */
 export function short(value) {
-  if (Math.abs(value) >= 1000) return SHORT.format(value);
-  return Math.abs(value) >= 100 ? String(Math.round(value)) : LONG.format(value);
+  return Math.abs(value) >= 1000 ? SHORT.format(value) : digits(value);
 }
+
+/** Three digits that mean something: 120, 49.5, 0.83. */
+const digits = value => String(Number(value.toPrecision(Math.abs(value) >= 1 ? 3 : 2)));
 
 /** Bytes in binary units. */
 export function bytes(value) {
@@ -101,7 +103,6 @@ export function bytes(value) {
 /** Seconds as us, ms or s. */
 export function seconds(value) {
   if (!value) return '0';
-  if (value < 1e-3) return `${(value * 1e6).toFixed(0)} µs`;
-  if (value < 1) return `${(value * 1e3).toFixed(value < 0.01 ? 2 : 1)} ms`;
-  return `${value.toFixed(2)} s`;
+  if (value < 9.995e-4) return `${digits(value * 1e6)} µs`;
+  return value < 0.9995 ? `${digits(value * 1e3)} ms` : `${digits(value)} s`;
 }

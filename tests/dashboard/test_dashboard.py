@@ -284,9 +284,26 @@ async def test_narrow_and_dark(browser: Browser, server: ServerProcess) -> None:
         await page.until("document.querySelector('nav').getBoundingClientRect().left >= 0")
         await page.evaluate("document.querySelector('nav [aria-label=\"Light or dark\"]').click()")
         assert await page.evaluate(ground) != dark
+        await page.press("Escape", 27)
+        assert await page.evaluate("document.querySelector('.top button').getAttribute('aria-expanded')") == "false"
         # The choice is kept.
         await page.command("Page.reload")
         await page.until(f"document.querySelector('main h1') && {ground} !== {json.dumps(dark)}")
+
+
+async def test_keys_alone(browser: Browser, server: ServerProcess) -> None:
+    async with opened(browser, server, "", "keys") as page:
+        await page.press("Tab", 9)
+        await page.press_enter()  # Skip to content
+        await page.until("document.activeElement === document.querySelector('main')")
+        assert await text_of(page, "main h1") == "Overview"
+        await page.evaluate("document.querySelector('nav a[href=\"#/loadtest\"]').focus()")
+        await page.press_enter()
+        await page.until("document.querySelector('main h1').textContent === 'Load test'")
+        assert await page.evaluate("document.activeElement.textContent") == "Load test"  # where it was
+    async with opened(browser, server, "#/db/nowhere/logs", "no-database", width=400) as page:
+        await page.until("document.querySelector('main .empty')")
+        assert not await page.evaluate("document.querySelector('nav [aria-current]')")
 
 
 async def test_narrow_pages_do_not_overlap(browser: Browser, server: ServerProcess) -> None:

@@ -28,7 +28,7 @@ export function show(body, context) {
       fill(place, h('div.card', {}, empty('Nobody is connected', 'Clients appear here the moment they connect.')));
       return;
     }
-    const identityOf = identity => h('button.quiet', { title: 'Copy', onclick: () => copy(identity) }, h('code', {}, identity));
+    const identityOf = identity => h('button.quiet', { title: `${identity}: copy`, onclick: () => copy(identity) }, h('code', {}, `${identity.slice(0, 24)}…`));
     fill(place, h('div.stack', {}, h('div.figures', {},
       h('div', {}, h('div.label', {}, 'Connections'), h('div.number', {}, grouped(rows.size))),
       h('div', {}, h('div.label', {}, 'Identities'), h('div.number', {}, grouped(people.size)))),
@@ -38,12 +38,13 @@ export function show(body, context) {
         h('tr', { class: Date.now() - (since.get(key) ?? 0) < 1500 ? 'fresh' : '' },
           h('td', {}, at ? '' : identityOf(identity), identity === context.database.owner && !at && h('span.badge.accent', {}, 'owner')),
           h('td', {}, connection),
-          h('td', {}, since.has(key) ? new Date(since.get(key)).toLocaleTimeString() : 'before this page')))))))));
+          h('td', {}, since.has(key) ? new Date(since.get(key)).toLocaleTimeString('en-GB') : 'before this page')))))))));
   };
   const live = new Live(context.database.identity, 'SELECT * FROM st_client', ROW, {
     status(now) { mark.textContent = now; mark.className = `live-state ${now}`; },
     applied(all) {
       const now = new Map(all.map(row => [stringify(row), row]));
+      if (!isFirst && now.size === rows.size && [...now.keys()].every(key => rows.has(key))) return; // keeps the focus
       if (!isFirst) for (const key of now.keys()) if (!rows.has(key)) since.set(key, Date.now());
       rows.clear();
       for (const [key, row] of now) rows.set(key, row);

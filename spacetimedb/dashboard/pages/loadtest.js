@@ -2,10 +2,10 @@
 
 import { loadPoints } from '../api.js';
 import { Chart } from '../chart.js';
-import { empty, failure, fill, grouped, h, short } from '../dom.js';
+import { empty, failure, fill, grouped, h, seconds, short } from '../dom.js';
 
 const EVERY_MS = 1000;
-const milliseconds = value => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+const milliseconds = value => seconds(value / 1000);
 
 function charts() {
   const percentiles = [{ name: 'p50', colour: 1 }, { name: 'p90', colour: 2 }, { name: 'p99', colour: 3 }];

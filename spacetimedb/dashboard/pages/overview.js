@@ -19,7 +19,7 @@ function charts() {
   return [
     chart('Throughput', perSecond, [{ name: 'calls', colour: 1 }, { name: 'commits', colour: 2 }],
       rates('spacetime_reducer_calls_total', 'spacetime_committed_transactions_total')),
-    chart('Transaction time', seconds, percentiles, times(ELAPSED), { least: 1e-4 }),
+    chart('Call time', seconds, percentiles, times(ELAPSED), { least: 1e-4 }),
     chart('Update age', seconds, percentiles, times(AGE), { least: 1e-3 }),
     chart('Connections', short, [{ name: 'clients', colour: 1 }, { name: 'sets', colour: 2 }],
       (_before, now) => [now.sum('spacetime_worker_connected_clients'), now.sum('spacetime_subscription_sets')]),
@@ -43,7 +43,11 @@ function rowsOf(sample, identity) {
 
 export function show(body, context) {
   const { databases } = context.server;
-  const all = charts(), problem = h('div'), figures = h('div.figures'), list = h('tbody');
+  const all = charts(), problem = h('div'), figures = h('div.figures');
+  const cells = databases.map(() => Array.from({ length: 4 }, () => h('td.right')));
+  const list = h('tbody', {}, databases.map((database, at) => h('tr', {},
+    h('td', {}, h('a', { href: context.addressOf(database, 'tables') }, context.nameOf(database))), cells[at],
+    h('td.mono', { title: database.identity }, `${database.identity.slice(0, 16)}…`))));
   const cards = h('div.charts', {}, all.map(({ chart }) => chart.element));
   const table = h('div.scroll', {}, h('table.plain', {},
     h('thead', {}, h('tr', {}, h('th', {}, 'Database'), h('th.right', {}, 'Clients'), h('th.right', {}, 'Calls/s'),
@@ -68,16 +72,12 @@ export function show(body, context) {
     for (const { chart, read } of all) {
       chart.draw(samples.map((sample, at) => ({ at: sample.at / 1000, values: read(samples[at - 1] ?? null, sample) })));
     }
-    fill(list, databases.map(database => {
-      const one = name => now?.sum(name, database.identity);
-      return h('tr', {},
-        h('td', {}, h('a', { href: context.addressOf(database, 'tables') }, context.nameOf(database))),
-        h('td.right', {}, known(one('spacetime_worker_connected_clients'), grouped)),
-        h('td.right', {}, known(now && rate(before, now, 'spacetime_reducer_calls_total', database.identity), short)),
-        h('td.right', {}, known(one('spacetime_committed_transactions_total'), grouped)),
-        h('td.right', {}, known(now && rowsOf(now, database.identity), grouped)),
-        h('td.mono', { title: database.identity }, `${database.identity.slice(0, 16)}…`));
-    }));
+    databases.forEach(({ identity }, at) => [
+      known(now?.sum('spacetime_worker_connected_clients', identity), grouped),
+      known(now && rate(before, now, 'spacetime_reducer_calls_total', identity), short),
+      known(now?.sum('spacetime_committed_transactions_total', identity), grouped),
+      known(now && rowsOf(now, identity), grouped),
+    ].forEach((text, column) => { cells[at][column].textContent = text; }));
   };
   draw();
   return poller.listen(draw);

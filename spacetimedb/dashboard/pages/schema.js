@@ -91,7 +91,7 @@ function drawing(schema, boxes, width, tableAddress, reducerAddress) {
   for (const item of callable) {
     const { x, y } = pills.get(item.name);
     const text = item.params.map(param => param.name).join(', ');
-    picture.append(svg('a', { href: reducerAddress(item.name) },
+    picture.append(svg('a', { href: reducerAddress(item.name), 'aria-label': item.name },
       svg('rect', { class: 'box', x, y, width: WIDTH, height: 30, rx: 15 }),
       svg('text', { x: x + 14, y: y + 19 }, clip(`${item.name}(${text})`, item.group === 'reducer' ? 28 : 19)),
       item.group !== 'reducer' && svg('text', { x: x + WIDTH - 14, y: y + 19, class: 'soft', 'text-anchor': 'end' }, item.lifecycle ?? item.group)));
@@ -101,7 +101,7 @@ function drawing(schema, boxes, width, tableAddress, reducerAddress) {
 
 function drawBox(table, { x, y, height }, address) {
   const kind = table.isView ? 'view' : table.isEvent ? 'event' : table.schedule ? 'schedule' : table.isPublic ? 'public' : 'private';
-  const box = svg('a', { href: address },
+  const box = svg('a', { href: address, 'aria-label': table.name },
     svg('rect', { class: 'box', x, y, width: WIDTH, height, rx: 7 }),
     svg('path', { class: 'headbox', d: `M${x + 0.5} ${y + HEAD}v${-HEAD + 7.5}a7 7 0 0 1 7-7h${WIDTH - 15}a7 7 0 0 1 7 7v${HEAD - 7.5}z` }),
     svg('text', { class: 'title', x: x + 12, y: y + 20 }, clip(table.name, 24)),
