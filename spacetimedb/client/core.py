@@ -146,6 +146,7 @@ class Core:
         "_several",
         "_socket",
         "_subscriptions",
+        "_why_lost",
         "address",
         "connection_id",
         "db",
@@ -161,6 +162,7 @@ class Core:
         self.schema = schema
         self.db = Database(schema, lock)
         self.state: State = "closed"
+        self._why_lost = ""
         self.identity = Identity.ZERO
         self.connection_id = ConnectionId.ZERO
         self.token = address.token
@@ -184,6 +186,7 @@ class Core:
         self._socket = self.address.socket(self.token)
         self._outbox.clear()
         self._closing = False
+        self._why_lost = ""
         self.state = "connecting"
 
     def receive_data(self, data: bytes) -> None:
@@ -261,6 +264,7 @@ class Core:
     def lost(self, error: ClientError) -> None:
         """The connection is over: whoever waits for an answer gets Disconnected."""
         self.state = "closed"
+        self._why_lost = str(error)
         self._socket = None
         self._resync = None
         self._outbox.clear()
@@ -295,7 +299,8 @@ class Core:
 
     def _check_open(self) -> None:
         if self.state != "open" or self._closing:
-            raise Disconnected("there is no connection")
+            why = f": {self._why_lost}" if self._why_lost else ""
+            raise Disconnected(f"there is no connection{why}")
 
     def call(self, function: FunctionType, positional: tuple[Any, ...], named: dict[str, Any]) -> Pending[Any]:
         """Calls a reducer (answer: the Timestamp at which it ran) or procedure (answer: its value). Disconnected,
