@@ -1,10 +1,10 @@
 """What is uploaded for a module.
 
-A single `.py` file, or a package directory (with `__init__.py`), becomes a zip that depends on nothing but names and
-contents: entries sorted by path, stored with one fixed time and mode, no bytecode, no hidden files. Paths begin with
-the name of the directory; a single file is alone in its zip. So the server's log names the author's own files. (Bare
-source of one file is accepted too, and is called `module.py` there.) The server's program hash is the hash of these
-bytes, so publishing unchanged source is no update.
+A single `.py` file, or a package directory (with `__init__.py` or `spacetime.toml`), becomes a zip that depends on
+nothing but names and contents: entries sorted by path, stored with one fixed time and mode, no bytecode, no hidden
+files. Paths begin with the name of the directory; a single file is alone in its zip. So the server's log names the
+author's own files. (Bare source of one file is accepted too, and is called `module.py` there.) The server's program
+hash is the hash of these bytes, so publishing unchanged source is no update.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _MAKES_A_MODULE = re.compile(rb"^[^#\n]*=\s*(\w+\.)?Module\(", re.MULTILINE)
 def find_module(path: Path) -> Path:
     """The file or package directory that `--module-path` means; ClickException with advice when there is none.
 
-    A directory without `__init__.py` stands for the one Python file in it that imports `spacetimedb` and is no test; of
-    several, as clients and load tests import it too, for the one that makes a `Module`.
+    A directory without `__init__.py` and `spacetime.toml` stands for the one Python file in it that imports
+    `spacetimedb` and is no test; of several, as clients and load tests import it too, for the one that makes a
+    `Module`.
     """
     if path.is_file():
         return path
     if not path.exists():
         raise click.ClickException(f"no such file or directory: {path}. Name your module with --module-path FILE.py")
-    if (path / "__init__.py").is_file():
+    if (path / "__init__.py").is_file() or (path / "spacetime.toml").is_file():
         return path
     sources = [file for file in sorted(path.glob("*.py")) if not _IS_A_TEST.search(file.name)]
     found = [file for file in sources if _IMPORTS_IT.search(file.read_bytes())]

@@ -1,8 +1,9 @@
 """Loading a Python program: from the bytes that were published to a `Module` whose functions can be called.
 
-A program is the UTF-8 source of one file, or a zip archive of one file or of a package (`__init__.py` at its top, or in
-one folder). Files keep the names they have in the archive in tracebacks and in the log; bare source is `module.py`. It
-is loaded under the import name `module`; its own files import each other relatively or under that name.
+A program is the UTF-8 source of one file, or a zip archive of one file or of a package: `__init__.py` at its top or in
+one folder, or a manifest there that names another main file (`manifest.py`). Files keep the names they have in the
+archive in tracebacks and in the log; bare source is `module.py`. It is loaded under the import name `module`; its own
+files import each other relatively or under that name.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import linecache
 import sys
 import traceback
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Final
 
+from spacetimedb.hosts.manifest import FILE_NAME, Manifest, read_manifest, runs_on
 from spacetimedb.hosts.policy import ALLOWED_IMPORTS, ON_DEMAND, check_imports, imported
 from spacetimedb.module import Module
 from spacetimedb.module.errors import BudgetExceeded, ModuleError, Problem
@@ -132,15 +135,40 @@ def _files(program: bytes) -> tuple[dict[str, str], str]:
         with zipfile.ZipFile(io.BytesIO(program)) as archive:
             if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
                 raise ProgramError(f"the archive unpacks to more than {MAX_UNPACKED_BYTES} bytes")
-            files = {n: archive.read(n).decode() for n in archive.namelist() if n.endswith(".py")}
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+            names = archive.namelist()
+            files = {n: archive.read(n).decode() for n in names if n.endswith(".py")}
+            manifests = {n: archive.read(n).decode() for n in names if n.rpartition("/")[2] == FILE_NAME}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise ProgramError(f"the archive cannot be read: {error}") from None
-    mains = sorted((n for n in files if n.rpartition("/")[2] == "__init__.py"), key=lambda n: n.count("/"))
+    if manifests:
+        path = min(manifests, key=_depth)
+        manifest = _manifest(path, manifests[path])
+        if manifest.entry is not None:
+            main = path.removesuffix(FILE_NAME) + manifest.entry
+            if main not in files:
+                raise ProgramError(f"{path}: `entry` names {manifest.entry!r}, which is no Python file of the package")
+            return files, main
+    mains = sorted((n for n in files if n.rpartition("/")[2] == "__init__.py"), key=_depth)
     if not mains and len(files) == 1:
         mains = list(files)
     if not mains:
-        raise ProgramError("the archive has no __init__.py")
+        raise ProgramError(f"the archive has no __init__.py (or {FILE_NAME} with an `entry`)")
     return files, mains[0]
+
+
+def _manifest(path: str, text: str) -> Manifest:
+    try:
+        manifest = read_manifest(text)
+        if not runs_on(manifest.python, sys.version_info[:3]):
+            running = ".".join(map(str, sys.version_info[:3]))
+            raise ValueError(f"the module is written for Python {manifest.python}; this server runs {running}")
+    except ValueError as error:
+        raise ProgramError(f"{path}: {error}") from None
+    return manifest
+
+
+def _depth(path: str) -> int:
+    return path.count("/")
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -154,7 +182,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def _path(self, fullname: str) -> tuple[str, bool] | None:
         if fullname == PROGRAM_NAME:
-            return self._main, self._main.endswith("__init__.py")
+            return self._main, len(self._files) > 1 or self._main.endswith("__init__.py")
         base = self._root + fullname.removeprefix(PROGRAM_NAME + ".").replace(".", "/")
         for path, is_package in ((f"{base}/__init__.py", True), (f"{base}.py", False)):
             if path in self._files:

@@ -53,6 +53,21 @@ def test_a_single_file(server: ServerProcess, tmp_path: Path) -> None:
         server.publish(program_bytes(file), "names-file")
 
 
+def test_a_package_with_another_main_file(server: ServerProcess, tmp_path: Path) -> None:
+    """Published over bare source: the process that takes it has confined itself already."""
+    server.publish((MAIN.format(imports="") + HELPER).encode(), "names-entry")
+    (tmp_path / "main.py").write_text(MAIN.format(imports="from .inside import helper"))
+    (tmp_path / "inside.py").write_text(HELPER)
+    (tmp_path / "spacetime.toml").write_text('entry = "main.py"\npython = ">=3.11"\n')
+    server.publish(program_bytes(tmp_path), "names-entry")
+    with pytest.raises(RequestFailed):
+        server.call("names-entry", "fail")
+    assert lines_of(server, "names-entry") == [("Panic", f"{tmp_path.name}/inside.py", 3)]
+    (tmp_path / "spacetime.toml").write_text('entry = "main.py"\npython = ">=99"\n')
+    with pytest.raises(RequestFailed, match="the module is written for Python >=99; this server runs"):
+        server.publish(program_bytes(tmp_path), "names-entry")
+
+
 def test_a_package(server: ServerProcess, tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
