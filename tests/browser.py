@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import trio
 import trio_websocket
 from patience import PATIENCE_S
+from server_process import STOP_SECONDS, descendants, kill, wait_for_end, watchdog
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MAXIMUM_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -83,12 +86,13 @@ class Page:
 
 
 class Browser:
-    """One browser process; commands go over one WebSocket and are matched by number."""
+    """A connection to a browser; commands go over one WebSocket and are matched by number."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
         self._number = 0
         self._waiting: dict[int, tuple[trio.Event, list[dict[str, Any]]]] = {}
+        self._contexts: list[str] = []
 
     async def listen(self) -> None:
         try:
@@ -121,6 +125,7 @@ class Browser:
     async def page(self, url: str, *, width: int = 1280, height: int = 800) -> Page:
         """Opens a page of so many pixels at `url`."""
         context = (await self.command("Target.createBrowserContext"))["browserContextId"]
+        self._contexts.append(context)
         target = await self.command(
             "Target.createTarget", url="about:blank", browserContextId=context, width=width, height=height
         )
@@ -132,6 +137,11 @@ class Browser:
         await page.go(url)
         return page
 
+    async def forget_pages(self) -> None:
+        """Closes all pages, with what they stored."""
+        while self._contexts:
+            await self.command("Target.disposeBrowserContext", browserContextId=self._contexts.pop())
+
 
 def executable() -> str:
     """Path of the browser; AssertionError if there is none."""
@@ -140,41 +150,58 @@ def executable() -> str:
     return found
 
 
+class _Process:
+    """The browser of this process, started when it is first wanted; its profile is thrown away with it."""
+
+    def __init__(self) -> None:
+        self._url: str | None = None
+
+    def url(self) -> str:
+        """Address of its DevTools. PageError if it does not start."""
+        if self._url is None:
+            profile = tempfile.TemporaryDirectory(prefix="spacetimedb-browser-", ignore_cleanup_errors=True)
+            command = [executable(), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile.name}"]
+            process = subprocess.Popen([*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            watchdog.tell(f"+{process.pid}")
+            atexit.register(self._end, process, profile)
+            assert process.stderr is not None
+            self._url = self._devtools_url(process.stderr)
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+        return self._url
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes], profile: tempfile.TemporaryDirectory[str]) -> None:
+        tree = list(descendants(process.pid))
+        for pid in tree:
+            kill(pid)
+        process.wait()
+        wait_for_end(tree, STOP_SECONDS)  # they write into the profile as long as they live
+        profile.cleanup()
+
+    @staticmethod
+    def _devtools_url(stderr: IO[bytes]) -> str:
+        said = b""
+        for line in stderr:
+            said += line
+            if found := re.search(rb"DevTools listening on (ws://\S+)", line):
+                return found[1].decode()
+        raise PageError("the browser did not start:\n" + said.decode("utf-8", "replace"))
+
+
+_process = _Process()
+
+
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
-    """A browser with a profile that is thrown away; ends with the block."""
-    with tempfile.TemporaryDirectory(prefix="spacetimedb-browser-", ignore_cleanup_errors=True) as profile:
-        command = [executable(), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-        process = await trio.lowlevel.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    """The browser that tests of this process share, which takes a second to start; the block's pages end with it."""
+    url = await trio.to_thread.run_sync(_process.url)
+    connecting = trio_websocket.open_websocket_url(url, max_message_size=MAXIMUM_MESSAGE_BYTES)
+    async with connecting as socket, trio.open_nursery() as nursery:
+        browser = Browser(socket)
+        nursery.start_soon(browser.listen)
         try:
-            async with trio.open_nursery() as nursery:
-                url = await _devtools_url(process)
-                nursery.start_soon(_drain, process)
-                socket = await trio_websocket.connect_websocket_url(
-                    nursery, url, max_message_size=MAXIMUM_MESSAGE_BYTES
-                )
-                browser = Browser(socket)
-                nursery.start_soon(browser.listen)
-                yield browser
-                nursery.cancel_scope.cancel()
+            yield browser
         finally:
-            process.kill()
             with trio.CancelScope(shield=True):
-                await process.wait()
-
-
-async def _devtools_url(process: trio.Process) -> str:
-    assert process.stderr is not None
-    said = b""
-    with trio.move_on_after(PATIENCE_S):
-        while chunk := await process.stderr.receive_some():
-            said += chunk
-            if found := re.search(rb"DevTools listening on (ws://\S+)", said):
-                return found[1].decode()
-    raise PageError("the browser did not start:\n" + said.decode("utf-8", "replace"))
-
-
-async def _drain(process: trio.Process) -> None:
-    assert process.stderr is not None
-    while await process.stderr.receive_some():
-        pass
+                await browser.forget_pages()
+        nursery.cancel_scope.cancel()

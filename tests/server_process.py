@@ -89,7 +89,7 @@ class ServerProcess:
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
         self._process = process
-        _watchdog.tell(f"+{process.pid}")
+        watchdog.tell(f"+{process.pid}")
         assert process.stdout is not None
         self._drain = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         self._drain.start()
@@ -170,7 +170,7 @@ class ServerProcess:
 
     def _ended(self) -> None:
         if self._process is not None:
-            _watchdog.tell(f"-{self._process.pid}")
+            watchdog.tell(f"-{self._process.pid}")
         self._process = None
         if self._http is not None:
             self._http.close()
@@ -247,7 +247,7 @@ class _Watchdog:
         self._process.stdin.flush()
 
 
-_watchdog = _Watchdog()
+watchdog = _Watchdog()
 
 
 def watch(lines: Iterator[str]) -> None:
