@@ -48,7 +48,7 @@ def backup(
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
-    click.echo(f"{file}: {rows} rows after {transactions} transactions, {size / 1e6:.1f} MB")
+    click.echo(f"{file}: {rows} rows (system tables included) after {transactions} transactions, {size / 1e6:.1f} MB")
 
 
 def _receive(target: Server, response: http.client.HTTPResponse, part: Path, size: int) -> None:
@@ -106,7 +106,9 @@ def restore(
     if not answer.ok:
         raise refused(answer, target.url)
     done = answer.json()
-    click.echo(f"Restored {database}: {done['rows']} rows after {done['transactions']} transactions.")
+    click.echo(
+        f"Restored {database}: {done['rows']} rows (system tables included) after {done['transactions']} transactions."
+    )
     click.echo(f"Identity: {done['database_identity']}")
 
 

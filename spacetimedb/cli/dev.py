@@ -128,7 +128,6 @@ class Development:
     def publish(self) -> None:
         """Publishes what is on the disk now, if it was not tried yet; says what came of it. What runs goes on if it
         fails."""
-        started = time.perf_counter()
         program = self._read()
         if program is None or program == self._tried:
             return
@@ -136,7 +135,7 @@ class Development:
         if self._has_syntax_error():
             return
         try:
-            answer = self._send(program)
+            answer, seconds = self._send(program)
         except Pointless:
             return self.publish()
         except Unreachable as error:
@@ -146,9 +145,8 @@ class Development:
             click.secho(error.format_message(), fg="red")
             return
         self._hindrance = ""
-        took_ms = (time.perf_counter() - started) * 1000
         done = "created" if answer.json()["Success"]["op"] == "created" else "live"
-        click.secho(f"{time.strftime('%H:%M:%S')}  {self._name} is {done} ({took_ms:.0f} ms)", fg="green")
+        click.secho(f"{time.strftime('%H:%M:%S')}  {self._name} is {done} ({seconds * 1000:.0f} ms)", fg="green")
 
     def _read(self) -> bytes | None:
         """The program as it is on the disk; None if there is none, which is said."""
@@ -166,18 +164,21 @@ class Development:
             click.secho(text, fg="red")
         self._hindrance = text
 
-    def _send(self, program: bytes) -> Answer:
+    def _send(self, program: bytes) -> tuple[Answer, float]:
+        """The server's answer, and seconds that it took, without those of a question to the user."""
         act_as_publisher(self._target, self._settings.paths.key_dir)
         path = f"/v1/database/{quote(self._name, safe='')}"
+        started = time.perf_counter()
         answer = self._target.request("PUT", path, body=program)
         if answer.status == 400:  # not without asking: clients would break, or data be lost
             query = agree_to_change(
                 self._target, path, program, self._name, self._source, self._yes, lambda: self._read() != program
             )
+            started = time.perf_counter()
             answer = self._target.request("PUT", path, query=query, body=program)
         if not answer.ok:
             raise module_refused(answer, self._target, self._name, self._source)
-        return answer
+        return answer, time.perf_counter() - started
 
     def _has_syntax_error(self) -> bool:
         for path in program_files(self._source):

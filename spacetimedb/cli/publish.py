@@ -31,6 +31,7 @@ MIGRATION_ADVICE = (
     "To keep the rows of a table whose columns are renamed, removed or of another type, write a migration function: "
     "@m.migration, see docs/modules.md, Changing a module."
 )
+UNDER_THE_TITLE = "━"
 ROUTE_MISSING = (404, 405, 501)
 
 
@@ -179,8 +180,9 @@ def _checked(
         _confirm_loss(name, yes, pointless)
         return {"clear": "true"}
     migration = answer["AutoMigrate"]
-    if migration["migrate_plan"].strip():
-        click.echo(migration["migrate_plan"].rstrip())
+    shown = migration["migrate_plan"].rstrip()
+    if shown and not click.unstyle(shown).endswith(UNDER_THE_TITLE):  # otherwise there is no change of tables
+        click.echo(shown)
     if migration["break_clients"]:
         confirm(
             "This change disconnects all clients, which must be rebuilt. Go on?",

@@ -14,6 +14,7 @@ from scripted_server import ScriptedServer
 
 from spacetimedb.cli.main import main
 from spacetimedb.cli.packaging import program_bytes
+from spacetimedb.schema.migration_text import LINE, TITLE
 
 ME = "c200" + "1" * 60
 DB = "c200" + "d" * 60
@@ -153,6 +154,11 @@ def test_publish_an_update_uses_the_plan_of_the_server(run: Run, scripted: Scrip
     assert "the plan" in result.stdout
     assert f"Updated database with name: shop, identity: {DB}" in result.stdout
     assert scripted.asked[-1].query == {"token": "0x1f", "policy": "BreakClients"}
+    empty = plan | {"migrate_plan": f"{LINE}\n{TITLE}\n{LINE}\n"}
+    scripted.answers["POST /v1/database/shop/pre_publish"] = 200, {"AutoMigrate": empty}
+    result = run("publish", "-p", str(module), "shop")
+    assert result.exit_code == 0
+    assert TITLE not in result.stdout, "nothing to tell"
 
 
 @pytest.mark.parametrize("agreed", [["--break-clients"], ["--yes"], ["-y"], ["--yes=remote,break-clients"]])
