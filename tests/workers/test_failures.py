@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,22 @@ BALANCE = 1_000_000
 V3 = "v3.bsatn.spacetimedb"
 
 
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server with one reader, for tests that leave it as they found it, without a database but "bank"."""
+    running = ServerProcess(tmp_path_factory.mktemp("lone"), readers=1).start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
 def pids(server: ServerProcess, module: str) -> list[int]:
     return [pid for pid, command in server.processes().items() if f".{module} " in command + " "]
 
 
 def bank(server: ServerProcess) -> ServerProcess:
-    server.publish(SAMPLES / "bank.py", "bank")
+    server.publish(SAMPLES / "bank.py", "bank", clear=True)
     server.call("bank", "seed", 4, BALANCE)
     return server
 
@@ -99,8 +110,8 @@ def test_an_end_during_the_start(start_server: ServerFactory) -> None:
         process.wait()
 
 
-def test_clients_of_a_reader_that_died(start_server: ServerFactory) -> None:
-    server = bank(start_server(readers=1))
+def test_clients_of_a_reader_that_died(lone: ServerProcess) -> None:
+    server = bank(lone)
     (actor,) = pids(server, "transaction_actor")
     descriptors = []
     for round_ in range(4):
@@ -124,22 +135,20 @@ def test_clients_of_a_reader_that_died(start_server: ServerFactory) -> None:
         descriptors.append(len(os.listdir(f"/proc/{actor}/fd")))
         if round_:
             assert descriptors[-1] <= descriptors[-2], descriptors
-    server.stop()
 
 
-def test_calls_before_a_close_are_run(start_server: ServerFactory) -> None:
-    server = bank(start_server(readers=1))
+def test_calls_before_a_close_are_run(lone: ServerProcess) -> None:
+    server = bank(lone)
     client = SessionClient(server.base_url, "bank", [V3], "compression=None")
     # Before the greeting has come, a Subscribe in between, and then the end.
     client.send(b"".join(transfer(n) for n in range(100)))
     client.send(v2.subscribe(1, 1, ["SELECT * FROM accounts"]) + transfer(100) + transfer(101))
     client.close()
     until(lambda: balances(server)[1] == BALANCE + 102)
-    server.stop()
 
 
-def test_an_update_while_calls_never_pause(start_server: ServerFactory) -> None:
-    server = bank(start_server(readers=1))
+def test_an_update_while_calls_never_pause(lone: ServerProcess) -> None:
+    server = bank(lone)
     clients = [connect(server) for _ in range(4)]
     source = (SAMPLES / "bank.py").read_bytes()
     for client in clients:
@@ -149,7 +158,6 @@ def test_an_update_while_calls_never_pause(start_server: ServerFactory) -> None:
         answers = [client.receive(PATIENCE_S) for _ in range(250)]
         assert {type(answer) for answer in answers} == {v2.ReducerResult}
     assert balances(server)[1] == BALANCE + 4 * 250
-    server.stop()
 
 
 def test_delete_and_create_again_and_again(start_server: ServerFactory) -> None:
@@ -234,8 +242,8 @@ def take(ctx: ReducerContext, data: bytes) -> None:
 """
 
 
-def test_a_busy_database_holds_up_no_other(start_server: ServerFactory) -> None:
-    server = start_server(readers=1)
+def test_a_busy_database_holds_up_no_other(lone: ServerProcess) -> None:
+    server = lone
     server.publish(SLOW, "slow")
     bank(server)
     client = connect(server)
@@ -249,7 +257,7 @@ def test_a_busy_database_holds_up_no_other(start_server: ServerFactory) -> None:
         assert isinstance(client.receive(), v2.ReducerResult)
     answers = [busy.receive(PATIENCE_S) for _ in range(9)]
     assert [answer.request_id for answer in answers if isinstance(answer, v2.ReducerResult)] == list(range(9))
-    server.stop()
+    server.request("DELETE", "/v1/database/slow")
 
 
 CYCLES = b"""
@@ -265,9 +273,9 @@ def cycle(ctx: ReducerContext) -> None:
 """
 
 
-def test_cycles_of_module_code_are_freed(start_server: ServerFactory) -> None:
-    server = start_server(readers=1)
-    server.publish(CYCLES, "bank")
+def test_cycles_of_module_code_are_freed(lone: ServerProcess) -> None:
+    server = lone
+    server.publish(CYCLES, "bank", clear=True)
     (actor,) = pids(server, "transaction_actor")
     client = connect(server, "compression=None&confirmed=false")
 
@@ -280,7 +288,6 @@ def test_cycles_of_module_code_are_freed(start_server: ServerFactory) -> None:
         for _ in range(5000):
             client.receive()
     assert resident_mb() - before < 50  # 66 MB of cycles were made
-    server.stop()
 
 
 def _reader_of(server: ServerProcess, client: SessionClient) -> int:
