@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..types.special import TimeDuration, Timestamp, Uuid
-from .api import require
+from .api import refused, require
 from .options import OptionalValues, Settings, anonymous_option, pass_settings, server_option, yes_option
 from .schema import Function, JsonType, Schema, resolve
 
@@ -154,7 +154,10 @@ def sql(
     identity = target.resolve(database)
     parameters = None if confirmed is None else {"confirmed": str(confirmed).lower()}
     answer = target.request("POST", f"/v1/database/{identity}/sql", query=parameters, body=query)
-    require(answer, target.url)
+    if not answer.ok:
+        error = refused(answer, target.url)
+        advice = [text for part, text in SQL_ADVICE.items() if part in error.message]
+        raise click.ClickException("\n".join([error.message, *advice]))
     if style == "json":
         click.echo(answer.text)
         return
@@ -179,6 +182,12 @@ def result_table(result: dict[str, Any]) -> str:
     lines.insert(1, "+".join("-" * (width + 2) for width in widths))
     return "\n".join(line.rstrip() for line in lines)
 
+
+SQL_ADVICE = {
+    "is not in scope": "No table of the query has such a column. Text stands in single quotes: 'Ann'.",
+    "in the INSERT does not match": "INSERT names every column: INSERT INTO note (id, text) VALUES (0, 'Hello').",
+}
+"""What a beginner has probably meant, by a part of the server's refusal, whose text is upstream's."""
 
 STATISTICS = (("rows_inserted", "inserted"), ("rows_updated", "updated"), ("rows_deleted", "deleted"))
 

@@ -328,6 +328,8 @@ def test_sql_errors(run: Run, scripted: ScriptedServer) -> None:
     )
     result = run("sql", "shop", "SELECT * FROM x")
     assert (result.exit_code, "no such table: `x`" in result.stderr) == (1, True)
+    scripted.answers[f"POST /v1/database/{DB}/sql"] = 400, "`Ann` is not in scope"
+    assert "single quotes: 'Ann'" in run("sql", "shop", "SELECT * FROM x WHERE name = Ann").stderr
     assert "failed to find database `store`" in run("sql", "store", "SELECT * FROM x").stderr
 
 
