@@ -46,7 +46,7 @@ _log: Final = logging.getLogger(__name__)
 class Api:
     """All routes, over one backend. Handles any number of requests at a time."""
 
-    def __init__(self, backend: Backend, tokens: Tokens, publishers: Publishers = Publishers(anyone=True)) -> None:
+    def __init__(self, backend: Backend, tokens: Tokens, publishers: Publishers) -> None:
         self.backend = backend
         self.tokens = tokens
         self.publishers = publishers
@@ -66,7 +66,7 @@ class Api:
             if route.allow is not None:
                 response.headers.append(("allow", route.allow))
             return response
-        exchange = Exchange(request, self.backend, self.tokens, match.parameters, publishers=self.publishers)
+        exchange = Exchange(request, self.backend, self.tokens, self.publishers, match.parameters)
         answer = await self._answer(exchange, route)
         if route.allow is not None and route.handler(request.method) is None:
             answer.headers.append(("allow", route.allow))

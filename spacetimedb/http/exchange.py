@@ -39,11 +39,11 @@ class Exchange(msgspec.Struct):
     request: Request
     backend: Backend
     tokens: Tokens
+    publishers: Publishers
     parameters: dict[str, str]
     claims: Claims | None = None
     resolved: DatabaseInfo | None = None
     looked_up: bool = False
-    publishers: Publishers = Publishers(anyone=True)
 
     @property
     def caller(self) -> Claims:

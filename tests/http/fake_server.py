@@ -8,6 +8,7 @@ from typing import Any
 from fake_backend import FakeBackend
 
 from spacetimedb.auth.keys import KeyPair
+from spacetimedb.auth.publishers import Publishers
 from spacetimedb.auth.tokens import Claims, Tokens
 from spacetimedb.http.api import Api
 from spacetimedb.http.backend import Backend
@@ -32,7 +33,7 @@ class Server:
         self.backend = FakeBackend()
         backend: Backend = self.backend  # the fake keeps to the protocol
         self.tokens = Tokens(KEYS)
-        self.api = Api(backend, self.tokens)
+        self.api = Api(backend, self.tokens, Publishers(anyone=True))
         self.owner: Claims = self.tokens.mint()
         self.other: Claims = self.tokens.mint()
 
