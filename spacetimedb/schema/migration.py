@@ -156,7 +156,7 @@ class _Planner:
         self._compare_views()
         self._compare_row_filters()
         if self._errors:
-            raise MigrationErrors(self._errors)
+            raise MigrationErrors([*self._errors, *self._homeless_functions()])
         if self._disconnects:
             self._steps.append(Step(StepKind.DISCONNECT_ALL_USERS))
         return MigrationPlan(self._old, self._new, tuple(sorted(self._steps, key=_order)))
@@ -166,10 +166,29 @@ class _Planner:
         found = (m for m in self._new.row_migrations if m.table == old.name and m.row_type == old.row_type)
         return next(found, None)
 
+    def _functions_for_other_rows(self, old: TableDef) -> list[str]:
+        """What to tell of functions for this table when none fits."""
+        return [
+            f"The migration function {m.function} is not used: it takes rows {display(m.row_type)}, "
+            f"but those of table {old.name} are {display(old.row_type)}"
+            for m in self._new.row_migrations
+            if m.table == old.name
+        ]
+
+    def _homeless_functions(self) -> list[str]:
+        """What to tell, if there is no plan, of functions for tables that do not exist."""
+        return [
+            f"The migration function {m.function} is not used: there is no table {m.table}"
+            for m in self._new.row_migrations
+            if m.table not in self._old.tables_by_name
+        ]
+
     def _compare_or_replace(self, old: TableDef, new: TableDef, migration: RowMigrationDef | None) -> None:
         steps, errors = len(self._steps), len(self._errors)
         self._compare_tables(old, new)
         if migration is None:
+            if len(self._errors) > errors:
+                self._errors += self._functions_for_other_rows(old)
             return
         scheduling = (StepKind.ADD_SCHEDULE, StepKind.REMOVE_SCHEDULE)
         is_refused = len(self._errors) > errors or any(step.kind in scheduling for step in self._steps[steps:])

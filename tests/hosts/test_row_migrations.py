@@ -153,9 +153,18 @@ def test_other_columns_are_not_touched() -> None:
     def from_older(ctx: ReducerContext, old: Older) -> None:
         raise ReducerError("not called")
 
+    @m.migration("plyer", OldPlayer)
+    def of_no_table(ctx: ReducerContext, old: OldPlayer) -> None:
+        raise ReducerError("not called")
+
     host = running(("Ann Lee", "3"))
-    with pytest.raises(InstallError, match="Removing a column full_name from table player requires a manual migration"):
+    with pytest.raises(InstallError) as refused:
         host.publish(m, break_clients=True)
+    said = str(refused.value)
+    assert "Removing a column full_name from table player requires a manual migration" in said
+    stored = "(id: U32, full_name: String, level: String)"
+    assert f"from_older is not used: it takes rows (id: U32), but those of table player are {stored}" in said
+    assert "of_no_table is not used: there is no table plyer" in said
 
 
 def test_the_plan_names_the_function() -> None:
