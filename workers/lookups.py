@@ -198,12 +198,17 @@ class RowLookups:
         """Whether `forget` may have something to do later."""
         return bool(self._kept or self._declined)
 
+    def forget_all(self) -> list[Callable[[], None]]:
+        """Another program: lets go of all that is kept. Gives what to call once that program is in force everywhere:
+        whoever waits for rows has to ask again."""
+        waiting = [asked.then for asked in self._asked.values() if asked.then is not None]
+        self._asked = {number: asked for number, asked in self._asked.items() if asked.then is None}
+        self.forget(everything=True)
+        return waiting
+
     def forget(self, everything: bool = False) -> None:
-        """Lets go of what was kept long enough. `everything`: of all, and whoever waits for rows has to ask again."""
+        """Lets go of what was kept long enough, or of everything that is kept."""
         now = trio.current_time()
-        waiting = list(self._asked.values()) if everything else []
-        if everything:
-            self._asked = {number: asked for number, asked in self._asked.items() if asked.then is None}
         busy = {(asked.table.table_id, asked.column) for asked in self._asked.values()}
         for place, since in list(self._kept.items()):
             if everything or (now - since > KEEP_S and place not in busy):
@@ -217,9 +222,6 @@ class RowLookups:
             del self.counts[table_id]
         for place in [place for place in self._pauses if place[0] not in used]:
             del self._pauses[place]
-        for asked in waiting:
-            if asked.then is not None:
-                asked.then()
 
     # -- the pause
 

@@ -48,7 +48,7 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
     link.catalog = new = DatabaseCatalog(up)
     for table_id, rows in link.tables.known.items():
         rows.row_size_is_fixed = table_id in new.fixed_size_tables
-    link.lookups.forget(everything=True)
+    waiting = link.lookups.forget_all()
     link.subscriptions.forget_plans()
     link.v1.follow_catalog(link.catalog.for_caller(link.owner))
     before = old.definition.tables_by_name
@@ -63,6 +63,8 @@ def follow_program(link: DatabaseLink, up: DatabaseUp) -> None:
         for table_id in link.tables.known.keys() & link.subscriptions.tables.keys():
             link.tables.known[table_id].enter_all()
         _compile_anew(link, grown, reindexed)
+    for then in waiting:
+        then()
 
 
 def _compile_anew(link: DatabaseLink, grown: Collection[int], reindexed: Collection[int]) -> None:

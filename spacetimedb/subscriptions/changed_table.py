@@ -73,6 +73,12 @@ class ChangedTable:
         self.searched: dict[int, int] = {}
         """Columns with an index that is kept for searches, and how many rows have changed since the last one."""
 
+    def read_as(self, table: TableRef) -> None:
+        """Columns have grown; rows that are here stay as they are, and so do their keys."""
+        self.table = table
+        for column, index in self.indexes.items():
+            index.key, index.keys = key_functions(table.layout, column)
+
     def index(self, column: int, source: RowSource) -> RowIndex:
         """The index over a column, completed now if it is not."""
         found = self.indexes.get(column)

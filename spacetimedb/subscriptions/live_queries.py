@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
 from typing import Final, Protocol
 
-from spacetimedb.sql.catalog import TableRef
+from spacetimedb.sql.catalog import Catalog, TableRef
 from spacetimedb.sql.execute import RowSource
 from spacetimedb.sql.predicate import key_functions
 from spacetimedb.sql.select_plan import SelectPlan
@@ -360,6 +360,12 @@ class LiveQueries:
         fragment.edge = None
 
     # ---- other programs ----
+
+    def read_anew(self, tables: Collection[int], catalog: Catalog) -> None:
+        """Columns of these tables have grown, and no query reads them now: what is kept is kept with the new types."""
+        for table in catalog.user_tables():
+            if table.table_id in tables and table.table_id in self.tables:
+                self.tables[table.table_id].read_as(table)
 
     def looked_up(self, queries: Iterable[Query]) -> dict[tuple[int, int], RowIndex]:
         """The rows of live queries that come from tables which are not known, by (table id, column): to start them

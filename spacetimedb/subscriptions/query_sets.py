@@ -193,6 +193,7 @@ class Subscriptions:
         looked_up = self.live.looked_up(concerned)
         for query in concerned:
             self.live.stop(query)
+        self.live.read_anew(tables, catalog_of(True, None)[0])
         lost: set[int] = set()
         kept: list[tuple[int, int]] = []
         for query in concerned:
@@ -209,7 +210,7 @@ class Subscriptions:
             for table in (relvar.table for part in query.plans for relvar in part.relvars):
                 for place in [place for place in looked_up if place[0] == table.table_id]:
                     index = looked_up.pop(place)
-                    if self.live.enter_rows(table, place[1], index.known or (), index.rows()):
+                    if self.live.enter_rows(table, place[1], index.known or (), index.known_rows()):
                         kept.append(place)
             if not self.live.can_start(query):
                 lost.update(*(audience.clients for audience in query.audiences))

@@ -110,6 +110,12 @@ class RowIndex:
         """Every row that is here."""
         return [row for found in self._rows.values() for row in ((found,) if isinstance(found, bytes) else found)]
 
+    def known_rows(self) -> list[bytes]:
+        """Those with keys that are known; all others are only here until a filling ends."""
+        if self.known is None:
+            return self.rows()
+        return [row for key in self.known for row in self.find(key)]
+
     def __len__(self) -> int:
         """Number of keys that have rows."""
         return len(self._rows)

@@ -91,8 +91,8 @@ def call(client: RigClient, name: str, *args: int) -> None:
     client.call(name, struct.pack(f"<{len(args)}I", *args))
 
 
-def overtake(client: RigClient, name: str, *args: int) -> None:
-    client.overtake(name, struct.pack(f"<{len(args)}I", *args))
+def overtake(rig: Rig, name: str, *args: int) -> None:
+    rig.actor.overtake(name, struct.pack(f"<{len(args)}I", *args))
 
 
 def subscribed() -> tuple[Rig, RigClient, RigClient]:
@@ -131,10 +131,10 @@ async def test_a_program_with_more_variants_comes_while_the_reader_pauses() -> N
     assert rig.link.lookups.is_pausing
     rig.actor.run_program(GROWN)
     rig.publish()
-    overtake(caller, "touch", 7, 1000)
-    overtake(caller, "touch", 7, 2000)
-    overtake(caller, "shift", 9, 0, 1000)
-    overtake(caller, "shift", 9, 0, 2000)
+    overtake(rig, "touch", 7, 1000)
+    overtake(rig, "touch", 7, 2000)
+    overtake(rig, "shift", 9, 0, 1000)
+    overtake(rig, "shift", 9, 0, 2000)
     settle(rig, reader)
     assert len(reader.bags[1]) == 6
 
@@ -144,9 +144,9 @@ async def test_a_program_with_more_variants_stands_behind_the_commit_that_the_re
     call(caller, "move", 7, 0)
     rig.actor.turn()
     rig.actor.run_program(GROWN)
-    overtake(caller, "touch", 7, 1000)
-    overtake(caller, "shift", 9, 0, 1000)
-    overtake(caller, "shift", 9, 0, 2000)
+    overtake(rig, "touch", 7, 1000)
+    overtake(rig, "shift", 9, 0, 1000)
+    overtake(rig, "shift", 9, 0, 2000)
     rig.publish()
     assert rig.link.lookups.is_pausing
     settle(rig, reader)
@@ -160,7 +160,7 @@ async def test_a_table_vanishes_while_the_reader_pauses() -> None:
     rig.actor.turn()
     rig.publish()
     assert rig.link.lookups.is_pausing
-    overtake(caller, "clear")
+    overtake(rig, "clear")
     rig.actor.run_program(WITHOUT_THINGS, break_clients=True)
     assert "things" not in rig.actor.database.store.by_name
     for _ in range(4):
@@ -186,7 +186,7 @@ async def test_who_needs_a_look_up_that_does_not_come_is_dropped_and_nobody_else
     rig.publish()
     turns = 0
     while rig.link.lookups.is_pausing:
-        overtake(caller, "move", 9, turns % 2)
+        overtake(rig, "move", 9, turns % 2)
         rig.publish()
         turns += 1
         assert turns < 100
@@ -196,7 +196,7 @@ async def test_who_needs_a_look_up_that_does_not_come_is_dropped_and_nobody_else
     assert reader.is_closed
     assert reader.client.cause == "too_slow"
     assert not rig.link.subscriptions.live.has_partial_joins
-    overtake(caller, "move", 11, 0)
+    overtake(rig, "move", 11, 0)
     for _ in range(3):
         rig.turn()  # the answer that came too late
     other.take()
