@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any, Literal
 
@@ -118,6 +119,20 @@ async def test_owner_from_elsewhere(server: Server) -> None:
     asked = Request("GET", "/dashboard/api/metrics", "names=a,b_total", [*HERE.items()], b"", peer="127.0.0.1")
     assert isinstance(await server.api.handle(asked), Response)
     assert server.backend.metrics_named == {"a", "b_total"}
+
+
+async def test_figures_are_compressed_for_those_elsewhere(server: Server) -> None:
+    server.backend.metrics_text = b"up 1\n" * 100_000
+    accepts = HERE | {"accept-encoding": "br, gzip;q=0.9"}
+    here = await ask(server, "GET", "/metrics", headers=accepts)
+    assert (here.body, here.header("content-encoding")) == (server.backend.metrics_text, None)
+    there = await ask(server, "GET", "/metrics", headers=accepts, peer="10.0.0.9", by=server.owner)
+    assert there.header("content-encoding") == "gzip"
+    assert not isinstance(there.body, bytes)
+    packed = b"".join([piece async for piece in there.body])
+    assert gzip.decompress(packed) == server.backend.metrics_text
+    plain = await ask(server, "GET", "/metrics", peer="10.0.0.9", by=server.owner)
+    assert plain.body == server.backend.metrics_text
 
 
 async def test_figures_are_open_but_texts_of_queries_are_not(server: Server) -> None:

@@ -32,7 +32,7 @@ export function show(body, context) {
   list.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
   countRows(list, database.identity);
   if (!wanted) {
-    fill(content, empty('This database has no tables'));
+    fill(content, h('div.card', {}, empty('This database has no tables')));
     return null;
   }
   const known = all.find(table => table.name === wanted);
