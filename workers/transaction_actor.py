@@ -77,7 +77,8 @@ SLOW_READER_S: Final = 5.0
 """A reader that holds back a full ring for so long is dropped."""
 RING_LOOK_S: Final = 0.1
 """How long it sleeps at most while the ring is full."""
-MAX_IDLE_S: Final = 3600.0
+MAX_IDLE_S: Final = 60.0
+"""So soon schedules notice a clock that was set while nothing happened."""
 LAST_REQUESTS_S: Final = 1.0
 """So long goes an actor that is to stop on with what waits, and with what a reader has left that is gone."""
 FIGURES_S: Final = 0.25

@@ -144,6 +144,8 @@ class Database:
         self.log = ModuleLog(clock)
         self.schedules = Schedules(clock)
         self.clients: dict[tuple[int, int], Caller] = {}
+        self._sockets: dict[bytes, int] = {}
+        """Clients with the same identity and connection id, by both (`Caller.log_key`)."""
         self.module: Module
         self.definition: ModuleDef
         self.reducers: list[Reducer] = []
@@ -319,6 +321,7 @@ class Database:
             self.answer(Outcome.REFUSED, who, request_id, timestamp, text, started)
             return
         self.clients[who.reader, who.connection] = who
+        self._sockets[who.log_key] = self._sockets.get(who.log_key, 0) + 1
         inputs = self._inputs(log_name(CONNECT_NAME), who.log_key, timestamp, b"")
         silent = SILENT if hook is None else 0
         self.emit(deltas, inputs, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, silent, always_logged=True)
@@ -327,7 +330,12 @@ class Database:
     def disconnect(self, reader: int, connection: int) -> None:
         """A client went. Does nothing for a connection that is not known (never accepted, or gone already)."""
         who = self.clients.pop((reader, connection), None)
-        if who is not None and who.connection_id is not None:
+        if who is None:
+            return
+        others = self._sockets.pop(who.log_key) - 1
+        if others:
+            self._sockets[who.log_key] = others
+        else:
             self.end_client(who)
 
     def end_client(self, who: Caller, with_hook: bool = True) -> None:
@@ -336,8 +344,6 @@ class Database:
         identity, connection_id = int(who.identity), int(who.connection_id or NO_CONNECTION)
         clients = self.store.tables[ST_CLIENT_ID]
         row = clients.row_class(identity=identity, connection_id=connection_id)
-        if any(c.connection_id == who.connection_id and c.identity == who.identity for c in self.clients.values()):
-            return  # a second socket under the same connection id is still open
         timestamp = self.timestamp_us()
         hook = self._on_disconnect if with_hook else None
         inputs = MUTATIONS_ONLY
@@ -440,7 +446,7 @@ class Database:
 
     def arm_next(self, job: Job, schedule: ScheduleTable) -> bool:
         """See `Schedules.arm_next`."""
-        return self.schedules.arm_next(job, schedule, max(self._clock(), self._last_us))
+        return self.schedules.arm_next(job, schedule)
 
     # -- the inside of a call
 

@@ -21,7 +21,7 @@ from threading import Thread, get_ident
 from typing import Final, TypeVar, cast
 
 from spacetimedb.hosts.module_log import ModuleLog
-from spacetimedb.hosts.procedures import attempt
+from spacetimedb.hosts.procedures import Unpublished, attempt
 
 R = TypeVar("R")
 End = Callable[[BaseException | None, bytes], None]
@@ -100,6 +100,10 @@ class ProcedureThreads:
         self.posted.append(work)
         self._wake()
 
+    @property
+    def may_wait(self) -> bool:
+        return get_ident() in self._log.thread_functions
+
     def on_main(self, work: Callable[[], R]) -> R:
         posting = _Posting(work)
         self._post(posting.run)
@@ -126,6 +130,8 @@ class _Posting:
     def run(self) -> None:
         try:
             self.result = self.work()
+        except Unpublished:
+            raise
         except BaseException as error:
             self.error = error
         finally:

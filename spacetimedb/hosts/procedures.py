@@ -62,6 +62,10 @@ class Runner(Protocol):
     ) -> bool:
         """Runs `compute` now or as soon as there is room, then `end` on the main thread. False: too much waits."""
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the code that asks is a procedure's: a transaction must wait for nothing."""
+
     def on_main(self, work: Callable[[], R]) -> R:
         """Runs `work` on the main thread between two transactions; returns or raises what it does."""
 
@@ -74,6 +78,8 @@ class Runner(Protocol):
 
 class Inline:
     """Runs procedures at once, on the caller's thread. `sleep` makes the clock go forward."""
+
+    may_wait = True
 
     def __init__(self, log: ModuleLog, sleep: Callable[[int], int]) -> None:
         self._log = log
@@ -107,6 +113,10 @@ def attempt(compute: Callable[[], bytes]) -> tuple[BaseException | None, bytes]:
         return None, compute()
     except BaseException as error:
         return error, b""
+
+
+class Unpublished(BaseException):
+    """A transaction is final, and nobody can be told: this process must end, the next one begins without it."""
 
 
 class Procedure(msgspec.Struct, frozen=True):
@@ -165,7 +175,7 @@ class Call:
 
     def must_not_be_in_transaction(self, what: str) -> None:
         """Raises WouldBlock inside a transaction."""
-        if self.in_transaction:
+        if self.in_transaction or not self._procedures.runner.may_wait:
             raise WouldBlock(f"{what} inside a transaction")
 
     def transaction(self, _ctx: Waiting[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -346,9 +356,12 @@ class Procedures:
         finally:
             call.in_transaction = False
             log.function = before
-        database.figures.procedure(call.name).observe((perf_counter_ns() - started) // 1000)
-        if deltas:
-            database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+        try:
+            database.figures.procedure(call.name).observe((perf_counter_ns() - started) // 1000)
+            if deltas:
+                database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+        except BaseException as error:
+            raise Unpublished from error
         call.horizon = database.horizon
         return result
 

@@ -10,7 +10,7 @@ time that was intended before, that lies in the future; missed ticks are skipped
 from __future__ import annotations
 
 from collections.abc import Hashable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
 MAX_DELAY_US: Final = ((1 << 36) - 1) * 1000
@@ -64,6 +64,11 @@ class Scheduler:
         job = heappop(self._heap)
         del self._armed[job.table_id, job.key]
         return job
+
+    def shift(self, by_us: int) -> None:
+        """The clock was set: intervals are due so much later. O(n)."""
+        self._heap = [job._replace(due_us=job.due_us + by_us) if job.interval_us else job for job in self._heap]
+        heapify(self._heap)
 
     def clear(self) -> None:
         """Forgets everything."""

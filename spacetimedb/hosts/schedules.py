@@ -2,6 +2,9 @@
 
 Follows committed changes: a row is queued when its insert or update commits, and leaves the queue when it is deleted.
 Running what is due is the database's.
+
+A clock that is set forward makes rows due, each once. Set back, it takes the intervals with it, which so are late once
+by an interval at most; rows with a time of their own wait for that time.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ class Schedules:
     def __init__(self, clock: Callable[[], int]) -> None:
         self.tables: dict[int, ScheduleTable] = {}
         self._clock = clock
+        self._seen_us = 0
+        """When the clock was last looked at."""
         self._queue = Scheduler()
 
     def clear(self) -> None:
@@ -36,13 +41,21 @@ class Schedules:
 
     def next_due_us(self) -> int | None:
         """When the next row is due (microseconds), or None."""
+        self._now_us()
         return self._queue.next_due_us()
 
     def pop_due(self) -> Job | None:
         """Takes the earliest row that is due out of the queue."""
-        return self._queue.pop_due(self._clock())
+        return self._queue.pop_due(self._now_us())
 
-    def arm_next(self, job: Job, table: ScheduleTable, now_us: int) -> bool:
+    def _now_us(self) -> int:
+        now = self._clock()
+        if now < self._seen_us:
+            self._queue.shift(now - self._seen_us)
+        self._seen_us = now
+        return now
+
+    def arm_next(self, job: Job, table: ScheduleTable) -> bool:
         """After a run: queues the next one of an interval. True if a one-shot row is left, to be deleted."""
         if self._queue.is_armed(job.table_id, job.key):
             return False  # the run set a new time
@@ -53,7 +66,8 @@ class Schedules:
         if not isinstance(at, Interval):
             return True
         interval = abs(int(at.value))
-        self._queue.arm(job.table_id, job.key, next_tick_us(job.due_us, interval, now_us), interval)
+        now = self._now_us()
+        self._queue.arm(job.table_id, job.key, next_tick_us(min(job.due_us, now), interval, now), interval)
         return False
 
     def follow(self, deltas: list[TableDelta]) -> None:

@@ -173,7 +173,7 @@ class Store:
             deltas = [] if delta is None else [delta]
         else:
             deltas = self._commit_several()
-        if self._moved:
+        if self._moved or self._behind:
             self._moved.clear()
             self._behind.clear()
         return deltas
