@@ -60,11 +60,9 @@ REJECTED: Final = Family(
     "WebSocket clients that were not let in: the module's hook refused.",
     ("cause",),
 )
-SUBSCRIBED: Final = Family(
-    "spacetime_num_queries_subscribed_total", COUNTER, "Queries of query sets that clients asked for."
-)
+SUBSCRIBED: Final = Family("spacetime_num_queries_subscribed", COUNTER, "Queries of query sets that clients asked for.")
 COMPILE: Final = Family(
-    "spacetime_subscription_compile_time_seconds",
+    "spacetime_subscription_compile_time_sec",
     HISTOGRAM,
     "Compiling the queries of one Subscribe.",
     ("workload",),

@@ -6,7 +6,7 @@ export const EVERY_MS = 1000;
 const KEPT = 300;
 const KEPT_SERIES = 400_000; // of all samples: servers with many databases have a shorter past
 const SHOWN = [
-  ...['committed_transactions_total', 'reducer_calls_total', 'reducer_errors_total', 'txn_elapsed_time_seconds', 'update_age_seconds',
+  ...['committed_transactions_total', 'reducer_calls_total', 'reducer_errors_total', 'txn_elapsed_time_sec', 'update_age_seconds',
     'commitlog_sync_seconds', 'message_log_size_bytes', 'memory_region_bytes', 'num_table_rows', 'subscription_sets',
     'worker_connected_clients', 'worker_ws_clients_aborted', 'websocket_sent_bytes_total', 'websocket_sent_messages_total',
     'query_evaluations_total', 'query_rows_total', 'query_seconds_total', 'query_subscribers'].map(name => `spacetime_${name}`),

@@ -33,7 +33,7 @@ _DELAY_US: Final = (
 _REQUESTS: Final = (1, 2, 5, 10, 25, 50, 100, 200, 300, 500, 1000, 2000)
 
 ELAPSED: Final = Family(
-    "spacetime_txn_elapsed_time_seconds",
+    "spacetime_txn_elapsed_time_sec",
     HISTOGRAM,
     "Duration of committed transactions, from the call to the end of the commit.",
     ("txn_type", "reducer"),
@@ -56,7 +56,7 @@ UNDONE: Final = Family(
     _TRANSACTION_US,
 )
 WAIT: Final = Family(
-    "spacetime_reducer_wait_time_seconds",
+    "spacetime_reducer_wait_time_sec",
     HISTOGRAM,
     "How long the oldest request of a batch waited in its mailbox.",
     ("reducer",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from spacetimedb.types.special import Identity
@@ -13,16 +14,16 @@ from .query import bare_identity, integer, path_parameter, read_query, variant
 
 VERSION: Final = "2.8.3"
 """Version of the protocol family this server speaks, as clients and tools read it."""
-UPSTREAM_NAMES: Final = tuple(
-    (b"spacetime_" + ours, b"spacetime_" + upstreams)
-    for ours, upstreams in (
-        (b"txn_elapsed_time_seconds", b"txn_elapsed_time_sec"),
-        (b"reducer_wait_time_seconds", b"reducer_wait_time_sec"),
-        (b"subscription_compile_time_seconds", b"subscription_compile_time_sec"),
-        (b"num_queries_subscribed_total", b"num_queries_subscribed"),
-    )
+PROMETHEUS_NAMES: Final = {
+    "spacetime_txn_elapsed_time_sec": "spacetime_txn_elapsed_time_seconds",
+    "spacetime_reducer_wait_time_sec": "spacetime_reducer_wait_time_seconds",
+    "spacetime_subscription_compile_time_sec": "spacetime_subscription_compile_time_seconds",
+    "spacetime_num_queries_subscribed": "spacetime_num_queries_subscribed_total",
+}
+"""Upstream's names of metrics that Prometheus' rules want named otherwise, and how."""
+_RENAMED: Final = re.compile(
+    rb"^((?:# (?:HELP|TYPE) )?)(%s)(?=_bucket|_count|_sum|[ {])" % "|".join(PROMETHEUS_NAMES).encode(), re.MULTILINE
 )
-"""Metrics that Prometheus' rules want named otherwise; the rest have upstream's names, if it has the figure."""
 
 
 async def ping(exchange: Exchange) -> Response:
@@ -37,7 +38,7 @@ async def health(exchange: Exchange) -> Response:
 
 async def metrics(exchange: Exchange) -> Response:
     """Figures are open to all, as upstream's are; what clients ask for only to this machine, and to owners."""
-    wants_upstreams = "names" in read_query(exchange.request.query, {"names": variant("upstream")})
+    wants_rules = "names" in read_query(exchange.request.query, {"names": variant("prometheus")})
     queries: list[Identity] | None = None
     if exchange.backend.dashboard_access() != "local" or not is_local(exchange.request):
         queries = []
@@ -48,9 +49,8 @@ async def metrics(exchange: Exchange) -> Response:
         if exchange.claims is not None:
             queries = await exchange.backend.databases_of(exchange.claims.identity)
     text = await exchange.backend.metrics(None, queries)
-    if wants_upstreams:
-        for ours, upstreams in UPSTREAM_NAMES:
-            text = text.replace(ours, upstreams)
+    if wants_rules:
+        text = _RENAMED.sub(lambda found: found[1] + PROMETHEUS_NAMES[found[2].decode()].encode(), text)
     return Response(200, [("content-type", TEXT)], text)
 
 

@@ -69,10 +69,10 @@ def test_texts_follow_the_boards() -> None:
     board.histogram(actor.ELAPSED, "Reducer", 'a "b"\\\n%s').observe(70)
     key = ("Reducer", 'a "b"\\\n%s')
     seen = samples(text_of(boards))
-    assert seen["spacetime_txn_elapsed_time_seconds_bucket", *key, "5e-05"] == 0
-    assert seen["spacetime_txn_elapsed_time_seconds_bucket", *key, "0.0001"] == 1
-    assert seen["spacetime_txn_elapsed_time_seconds_bucket", *key, "+Inf"] == 1
-    assert seen["spacetime_txn_elapsed_time_seconds_sum", *key] == 7e-5
+    assert seen["spacetime_txn_elapsed_time_sec_bucket", *key, "5e-05"] == 0
+    assert seen["spacetime_txn_elapsed_time_sec_bucket", *key, "0.0001"] == 1
+    assert seen["spacetime_txn_elapsed_time_sec_bucket", *key, "+Inf"] == 1
+    assert seen["spacetime_txn_elapsed_time_sec_sum", *key] == 7e-5
     assert seen["spacetime_num_txns_total", *key, "true"] == 1
     # The same figure of two readers is one; what is counted later, or new, is there in the next text.
     for slot in (0, 3):
@@ -134,7 +134,7 @@ async def test_a_scrape_of_many_databases_leaves_turns_to_others() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrape)
         longest = await _longest_turn(done)
-    assert text.count(b"spacetime_txn_elapsed_time_seconds_count{") == 3 * DATABASES
+    assert text.count(b"spacetime_txn_elapsed_time_sec_count{") == 3 * DATABASES
     assert 0 < longest < PIECE_LIMIT_S
 
 

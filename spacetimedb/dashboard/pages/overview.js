@@ -4,7 +4,7 @@ import { Chart } from '../chart.js';
 import { bytes, empty, failure, fill, grouped, h, seconds, short } from '../dom.js';
 import { poller, quantile, rate } from '../metrics.js';
 
-const ELAPSED = 'spacetime_txn_elapsed_time_seconds', AGE = 'spacetime_update_age_seconds', SYNC = 'spacetime_commitlog_sync_seconds';
+const ELAPSED = 'spacetime_txn_elapsed_time_sec', AGE = 'spacetime_update_age_seconds', SYNC = 'spacetime_commitlog_sync_seconds';
 
 function charts() {
   const perSecond = value => `${short(value)}/s`;
