@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ class Link:
         self.outbox = Outbox(lane, lambda: None, lambda: None)
         self.requests = Requests()
         self.clients: list[Client] = []
+        self.figures = SimpleNamespace(received=[0, 0])
 
     def all_clients(self) -> list[Client]:
         return self.clients
