@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,12 +28,13 @@ PAGE_SECONDS = 2.0
 DASHBOARD_PAGES = {
     "overview-dark": "",
     "tables": "#/db/agar/tables/player",
-    "reducers": "#/db/agar/reducers/join",
+    "reducers": "#/db/agar/reducers/enter_game",
     "subscriptions": "#/db/agar/subscriptions",
     "schema": "#/db/agar/schema",
     "sql-dark": "#/db/agar/sql",
     "logs": "#/db/agar/logs",
 }
+STATEMENT = "SELECT name, mass FROM score WHERE mass > 50 ORDER BY mass DESC LIMIT 15"
 CROWD = (
     "[...game.connection.rows.circle.values()].filter(c => { const e = game.connection.rows.entity.get(c.entity_id),"
 )
@@ -68,6 +70,10 @@ async def take_dashboard(server: ServerProcess, folder: Path) -> None:
             await page.go(f"{server.base_url}/dashboard/{address}")
             await page.until("document.querySelector('main h1')")
             await trio.sleep(CHART_SECONDS if "overview" in name else PAGE_SECONDS)
+            if name == "sql-dark":
+                await page.evaluate(f"document.querySelector('textarea').value = {json.dumps(STATEMENT)}")
+                await page.evaluate("document.querySelector('button.primary').click()")
+                await trio.sleep(PAGE_SECONDS)
             if name == "tables":
                 await page.evaluate(
                     "[...document.querySelectorAll('button')].find(b => b.textContent === 'Live').click()"
@@ -82,7 +88,7 @@ def main() -> None:
     usual = HERE.parent / "docs" / "screenshots" if takes_dashboard else HERE / "demo.png"
     path = Path(given[0]) if given else usual
     with tempfile.TemporaryDirectory() as folder:
-        server = ServerProcess(Path(folder), in_memory=True).start()
+        server = ServerProcess(Path(folder)).start()
         try:
             server.publish(SAMPLES / "agar.py", "agar")
             command = [sys.executable, str(HERE / "bots.py"), "--url", server.base_url, "--bots", str(BOTS)]

@@ -50,11 +50,14 @@ export class Sample {
   }
 }
 
-/** Increase per second of a counter between two samples; null if unknown. */
+/** Increase per second of a counter between two samples; null if unknown. Processes come and go: what is in both counts. */
 export function rate(before, now, name, database = null) {
-  const a = before?.sum(name, database), b = now.sum(name, database);
-  if (a === null || a === undefined || b === null) return null;
-  return Math.max(0, b - a) / ((now.at - before.at) / 1000);
+  if (!before) return null;
+  const key = ({ labels }) => Object.values(labels).join('\n');
+  const values = new Map(before.series(name, database).map(series => [key(series), series.value]));
+  const both = now.series(name, database).filter(series => values.has(key(series)));
+  if (!both.length) return null;
+  return both.reduce((sum, series) => sum + Math.max(0, series.value - values.get(key(series))), 0) / ((now.at - before.at) / 1000);
 }
 
 /** Seconds at a quantile of a histogram's increase between two samples; null if nothing happened or there is none. */

@@ -24,7 +24,8 @@ class ServerFigures:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._cpu: tuple[float, float] | None = None
+        self._cpu: tuple[float, dict[str, float]] | None = None
+        """When, and seconds by the labels of a process."""
         self._dashboard = True
 
     def read(self, now: float) -> dict[str, float]:
@@ -34,14 +35,20 @@ class ServerFigures:
         if text is None:
             return {}
         sums: dict[str, float] = {}
+        cpu: dict[str, float] = {}
         for found in _LINE.finditer(text):
             if found[1] in (CPU, MEMORY, QUEUE, LAG, CLIENTS):
                 sums[found[1]] = sums.get(found[1], 0.0) + float(found[3])
+                if found[1] == CPU:
+                    cpu[found[2]] = float(found[3])
         figures: dict[str, float] = {}
-        if CPU in sums:
+        if cpu:
             if self._cpu is not None and now > self._cpu[0]:
-                figures["cpu_percent"] = round((sums[CPU] - self._cpu[1]) / (now - self._cpu[0]) * 100, 1)
-            self._cpu = now, sums[CPU]
+                then, before = self._cpu
+                # Processes come and go; one that is new has used what it has since then.
+                used = sum(seconds - before.get(labels, 0.0) for labels, seconds in cpu.items())
+                figures["cpu_percent"] = round(used / (now - then) * 100, 1)
+            self._cpu = now, cpu
         if MEMORY in sums:
             figures["memory_mb"] = round(sums[MEMORY] / 1e6, 1)
         names = {"queue_bytes": QUEUE, "fan_out_lag_bytes": LAG, "clients": CLIENTS}
