@@ -376,7 +376,11 @@ class LiveQueries:
                 continue
             edge, sides = fragment.edge, fragment.sides
             if edge.probed.known is not None:
-                out[sides.probed.table_id, sides.probed_column] = edge.probed
+                place = sides.probed.table_id, sides.probed_column
+                before = out.get(place)
+                out[place] = edge.probed
+                if before is not None and before is not edge.probed:
+                    edge.probed.enter(before.known or (), before.rows())
             if not self._lookups.knows(sides.driving.table_id):
                 place = sides.driving.table_id, sides.constant_column
                 index = out.setdefault(place, RowIndex(sides.driving.layout, place[1], (), True))

@@ -110,6 +110,8 @@ TEXTS = [
     *[f"SELECT things.* FROM things {JOIN} places.chunk = {chunk}" for chunk in range(CHUNKS)],
     *[f"SELECT places.* FROM things {JOIN} places.chunk = {chunk}" for chunk in range(CHUNKS)],
     f"SELECT places.* FROM things {JOIN} things.owner = 1",
+    f"SELECT things.* FROM things {JOIN} places.id = 3",
+    f"SELECT places.* FROM things {JOIN} things.id = 4",
     f"SELECT things.* FROM things {JOIN} places.chunk = 1 AND things.owner = 1",
 ]
 VIEW = ("SELECT * FROM first_notes", "SELECT * FROM notes WHERE id < 9")
@@ -232,8 +234,11 @@ class Play:
             self.rig.actor.run_program(PROGRAMS[self.program])
 
     def settle(self) -> None:
-        for _ in range(30):
+        turns = 0
+        while turns < 10 or any(client.client.deferred for client in self.clients):
             self.rig.turn()
+            turns += 1
+            assert turns < 1000, "a client waits for nothing"
         assert not self.rig.link.lookups.is_pausing
 
     def compare(self) -> None:
