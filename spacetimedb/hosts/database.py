@@ -23,7 +23,7 @@ import msgspec
 
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.budget import NO_CALL, Budget
-from spacetimedb.hosts.figures import DatabaseFigures
+from spacetimedb.hosts.figures import INTERNAL, SQL, Changes, DatabaseFigures
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.memory_reserve import MemoryReserve
 from spacetimedb.hosts.module_log import ModuleLog, text_of
@@ -103,6 +103,8 @@ class Reducer(msgspec.Struct, gc=False):
     """Length byte and name, as the log's inputs hold them."""
     elapsed: Histogram
     """Durations of its committed calls."""
+    changed: Changes
+    """What they have changed."""
 
 
 class DatabaseContext:
@@ -381,6 +383,7 @@ class Database:
     def _change(self, who: Caller, request_id: int, change: Callable[[], bytes]) -> None:
         timestamp = self.timestamp_us()
         started = perf_counter_ns()
+        self.log.function = None
         try:
             counts = change()
             deltas = self.commit()
@@ -398,7 +401,8 @@ class Database:
             self.answer(Outcome.SQL_ERROR, who, request_id, timestamp, text, started)
             return
         if deltas:
-            self.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+            changes = self.figures.changes(SQL)
+            self.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0, changes=changes)
         self.answer(Outcome.SQL_DONE, who, request_id, timestamp, counts, started)
 
     # -- schedules
@@ -476,12 +480,18 @@ class Database:
         duration_us: int,
         flags: int,
         always_logged: bool = False,
+        changes: Changes | None = None,
     ) -> None:
-        """Counts the transaction, if it is one for the log, and appends its record."""
+        """Counts the transaction, if it is one for the log, and appends its record. `changes`: where its rows are
+        counted, if it is no reducer's."""
         if reducer_id != NO_REDUCER:
-            self.reducers[reducer_id].elapsed.later.append(duration_us)
+            reducer = self.reducers[reducer_id]
+            reducer.elapsed.later.append(duration_us)
+            changes = reducer.changed
+        elif changes is None:
+            changes = self.figures.changes(INTERNAL)
         for delta in deltas:
-            counts = self.figures.changed[delta.table_id]
+            counts = changes[delta.table_id]
             counts[0] += len(delta.inserts)
             counts[1] += len(delta.deletes)
         if deltas or always_logged:

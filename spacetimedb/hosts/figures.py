@@ -13,6 +13,7 @@ from spacetimedb.schema.system_tables import FIRST_USER_ID, ST_CLIENT_ID
 
 if TYPE_CHECKING:
     from spacetimedb.store.store import Store
+    from spacetimedb.store.table import Table
 
 _TRANSACTION_US: Final = (10, 50, 100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10**7)
 _WAIT_US: Final = (100, 500, 1000, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10**7)
@@ -30,6 +31,7 @@ _DELAY_US: Final = (
     6 * 10**7,
     3 * 10**8,
 )
+_QUEUE: Final = (0, 1, 2, 5, 10, 25, 50, 75, 100, 200, 300, 400, 500, 1000)
 _REQUESTS: Final = (1, 2, 5, 10, 25, 50, 100, 200, 300, 500, 1000, 2000)
 
 ELAPSED: Final = Family(
@@ -81,15 +83,50 @@ TABLE_BYTES: Final = Family(
     "Bytes of the rows as BSATN; estimated from a sample where rows differ in length.",
     ("table_id", "table_name"),
 )
-INSERTED: Final = Family(
-    "spacetime_num_rows_inserted_total", COUNTER, "Rows inserted by transactions.", ("table_id", "table_name")
+_OF_CHANGES: Final = ("txn_type", "reducer_or_query", "table_id", "table_name")
+INSERTED: Final = Family("spacetime_num_rows_inserted_total", COUNTER, "Rows inserted by transactions.", _OF_CHANGES)
+DELETED: Final = Family("spacetime_num_rows_deleted_total", COUNTER, "Rows deleted by transactions.", _OF_CHANGES)
+INDEX_INSERTED: Final = Family(
+    "spacetime_num_index_rows_inserted_total", COUNTER, "Entries of indexes for rows inserted.", _OF_CHANGES
 )
-DELETED: Final = Family(
-    "spacetime_num_rows_deleted_total", COUNTER, "Rows deleted by transactions.", ("table_id", "table_name")
+INDEX_DELETED: Final = Family(
+    "spacetime_num_index_rows_deleted_total", COUNTER, "Entries of indexes for rows deleted.", _OF_CHANGES
 )
-FAMILIES: Final = (ELAPSED, FAILED, UNDONE, WAIT, BATCH, DELAY, TABLE_ROWS, TABLE_BYTES, INSERTED, DELETED)
+WRITTEN: Final = Family(
+    "spacetime_num_bytes_written_total",
+    COUNTER,
+    "Bytes of inserted rows as BSATN; estimated from those of the table where rows differ in length.",
+    ("txn_type",),
+)
+QUEUE: Final = Family("spacetime_worker_instance_operation_queue_length", GAUGE, "Requests that wait for the actor.")
+QUEUES: Final = Family(
+    "spacetime_worker_instance_operation_queue_length_histogram",
+    HISTOGRAM,
+    "Requests that waited when the actor took some.",
+    (),
+    1,
+    _QUEUE,
+)
+VIEW_CALLS: Final = Family("view_calls", COUNTER, "How often a view has run.", ("view",))
+VIEW_CALL_TIME: Final = Family("view_call_time_usec", COUNTER, "Time in the function of the view.", ("view",))
+VIEW_TOTAL_TIME: Final = Family(
+    "view_total_time_usec", COUNTER, "The same, with making rows of what it gave.", ("view",)
+)
+VIEWS_TRIGGERED: Final = Family(
+    "view_calls_triggered_by_reducer", COUNTER, "Runs of views because of what a reducer has changed.", ("reducer",)
+)
+FAMILIES: Final = (
+    *(ELAPSED, FAILED, UNDONE, WAIT, BATCH, DELAY, QUEUE, QUEUES, TABLE_ROWS, TABLE_BYTES),
+    *(INSERTED, DELETED, INDEX_INSERTED, INDEX_DELETED, WRITTEN),
+    *(VIEW_CALLS, VIEW_CALL_TIME, VIEW_TOTAL_TIME, VIEWS_TRIGGERED),
+)
 
 SAMPLE_ROWS: Final = 64
+REDUCER, PROCEDURE, SQL, INTERNAL = "Reducer", "Procedure", "Sql", "Internal"
+"""Kinds of transactions."""
+
+Changes = defaultdict[int, list[int]]
+"""Rows inserted and deleted since the last refresh, by table."""
 
 
 class DatabaseFigures:
@@ -100,23 +137,33 @@ class DatabaseFigures:
         self._store = store
         self.wait = board.histogram(WAIT, "")
         self.batch = board.histogram(BATCH)
-        self.sql = board.histogram(ELAPSED, "Sql", "")
-        self.changed: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
-        """Rows inserted and deleted since the last refresh, by table."""
+        self.queue = board.counter(QUEUE)
+        self.queues = board.histogram(QUEUES)
+        self.sql = board.histogram(ELAPSED, SQL, "")
+        self.views: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        """Runs of views since the last refresh: how many, nanoseconds in the function, and in all."""
+        self._changed: dict[tuple[str, str], Changes] = {}
         self._reducers: dict[str, Histogram] = {}
-        self._tables: dict[int, tuple[str, Counter, Counter, Counter, Counter]] = {}
+        self._tables: dict[int, tuple[str, Counter, Counter]] = {}
         self._is_shown = False
+
+    def changes(self, kind: str, function: str = "") -> Changes:
+        """Where the rows are counted that the transactions of this kind, and of this function, change."""
+        found = self._changed.get((kind, function))
+        if found is None:
+            found = self._changed[kind, function] = defaultdict(lambda: [0, 0])
+        return found
 
     def reducer(self, name: str) -> Histogram:
         """Where the durations of a reducer's committed calls go, in microseconds; `refresh` settles it."""
         found = self._reducers.get(name)
         if found is None:
-            found = self._reducers[name] = self._board.histogram(ELAPSED, "Reducer", name)
+            found = self._reducers[name] = self._board.histogram(ELAPSED, REDUCER, name)
         return found
 
     def procedure(self, name: str) -> Histogram:
         """The same of a procedure's transactions."""
-        return self._board.histogram(ELAPSED, "Procedure", name)
+        return self._board.histogram(ELAPSED, PROCEDURE, name)
 
     def failed(self, function: str, outcome: str) -> None:
         """A call changed nothing."""
@@ -130,6 +177,10 @@ class DatabaseFigures:
         """A scheduled call starts so long after its time."""
         self._board.histogram(DELAY, function).observe(max(delay_us, 0))
 
+    def triggered(self, reducer: str, views: int) -> None:
+        """What a reducer has changed makes so many views run."""
+        self._board.counter(VIEWS_TRIGGERED, reducer).add(views)
+
     def look_again(self) -> None:
         """There is something new, or there are other tables now."""
         self._is_shown = False
@@ -140,14 +191,16 @@ class DatabaseFigures:
         return self._is_shown
 
     def refresh(self) -> None:
-        """Brings durations, and the figures of the module's tables and of `st_client`, to the board. O(tables)."""
+        """Brings durations, runs of views, and the figures of the module's tables and of `st_client`, to the board.
+        O(tables, and those that each function has changed)."""
         for elapsed in self._reducers.values():
             elapsed.settle()
         tables = {n: table for n, table in self._store.tables.items() if n >= FIRST_USER_ID or n == ST_CLIENT_ID}
         for table_id in self._tables.keys() - tables.keys():
-            _name, rows, size, _inserted, _deleted = self._tables.pop(table_id)
+            _name, rows, size = self._tables.pop(table_id)
             rows.set(0)
             size.set(0)
+        changed = set[int]().union(*self._changed.values())
         for table_id, table in tables.items():
             found = self._tables.get(table_id)
             if found is None or found[0] != table.name:
@@ -157,17 +210,32 @@ class DatabaseFigures:
                     table.name,
                     board.counter(TABLE_ROWS, *labels),
                     board.counter(TABLE_BYTES, *labels),
-                    board.counter(INSERTED, *labels),
-                    board.counter(DELETED, *labels),
                 )
-            elif table_id not in self.changed:
+            elif table_id not in changed:
                 continue
-            _name, rows, size, inserted, deleted = found
-            counts = self.changed.pop(table_id, None)
-            if counts is not None:
-                inserted.add(counts[0])
-                deleted.add(counts[1])
+            _name, rows, size = found
             rows.set(table.row_count)
             size.set(table.estimated_bytes(SAMPLE_ROWS))
-        self.changed.clear()
+        for (kind, function), changes in self._changed.items():
+            for table_id, (inserted, deleted) in changes.items():
+                if table_id in tables:
+                    self._count_changes(kind, function, tables[table_id], inserted, deleted)
+            changes.clear()
+        for view, (calls, called_ns, total_ns) in self.views.items():
+            self._board.counter(VIEW_CALLS, view).add(calls)
+            self._board.counter(VIEW_CALL_TIME, view).add(called_ns // 1000)
+            self._board.counter(VIEW_TOTAL_TIME, view).add(total_ns // 1000)
+        self.views.clear()
         self._is_shown = True
+
+    def _count_changes(self, kind: str, function: str, table: Table, inserted: int, deleted: int) -> None:
+        board, labels, indexes = self._board, (kind, function, str(table.table_id), table.name), table.index_count
+        for count, family, index_family in (
+            (inserted, INSERTED, INDEX_INSERTED),
+            (deleted, DELETED, INDEX_DELETED),
+        ):
+            board.counter(family, *labels).add(count)
+            if indexes:
+                board.counter(index_family, *labels).add(count * indexes)
+        row_bytes = table.row_length or table.estimated_bytes(SAMPLE_ROWS) / max(table.row_count, 1)
+        board.counter(WRITTEN, kind).add(int(inserted * row_bytes))

@@ -9,6 +9,7 @@ from typing import Final
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.database import Database, Reducer, caller, log_name
 from spacetimedb.hosts.determinism import run_twice
+from spacetimedb.hosts.figures import REDUCER
 from spacetimedb.hosts.migration import Migration, MigrationFailed
 from spacetimedb.hosts.module_log import described_error
 from spacetimedb.hosts.program import ProgramError, load_program
@@ -346,6 +347,7 @@ def _bind(
                 reducer.lifecycle,
                 log_name(reducer.name),
                 database.figures.reducer(reducer.name),
+                database.figures.changes(REDUCER, reducer.name),
             )
         )
     database.install(module, definition, raw, dict(table_ids), program_hash, reducers, store.db(tables), tables)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 
 from spacetimedb.hosts import handler_calls, mail
+from spacetimedb.hosts.figures import PROCEDURE
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.module_log import ModuleLog
 from spacetimedb.hosts.view_evaluation import ViewFailed
@@ -359,7 +360,8 @@ class Procedures:
         try:
             database.figures.procedure(call.name).observe((perf_counter_ns() - started) // 1000)
             if deltas:
-                database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0)
+                changes = database.figures.changes(PROCEDURE, call.name)
+                database.emit(deltas, MUTATIONS_ONLY, timestamp, NO_READER, 0, 0, NO_REDUCER, 0, 0, changes=changes)
         except BaseException as error:
             raise Unpublished from error
         call.horizon = database.horizon

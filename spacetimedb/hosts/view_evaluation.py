@@ -9,7 +9,9 @@ Limits: MAX_PLANS compiled queries are kept; a view's result has at most as many
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -104,11 +106,14 @@ class Evaluator:
         context: DatabaseContext,
         budget: Budget,
         log: ModuleLog,
+        costs: defaultdict[str, list[int]],
     ) -> None:
+        """`costs`: where runs are counted by view, see `DatabaseFigures.views`."""
         self._store = store
         self._context = context
         self._budget = budget
         self._log = log
+        self._costs = costs
         self._reads: set[Read] = set()
         stored = {key: table for key, table in tables.items() if not table.definition.is_event}
         handles: dict[object, Any] = store.read_only_db(stored, self._reads.add)
@@ -133,9 +138,13 @@ class Evaluator:
             if sender is None
             else ViewContext(self._db, self._context, sender)
         )
+        costs = self._costs[view.name]
+        costs[0] += 1
+        started = returned = perf_counter_ns()
         self._budget.begin()
         try:
             result = view.spec.function(context)
+            returned = perf_counter_ns()
             if view.spec.form == "query":
                 rows, selection = self._query(view, result)
             else:
@@ -147,6 +156,9 @@ class Evaluator:
             raise ViewFailed(view.name, error) from error
         finally:
             log.function = outer
+            ended = perf_counter_ns()
+            costs[1] += (ended if returned == started else returned) - started
+            costs[2] += ended - started
 
     def _tell_of_scans(self, handle: Any, table: str) -> None:
         """The author hears once of each table that a view goes through with `iter`."""

@@ -107,7 +107,15 @@ class Views:
         those whose view has other columns, or is no more, change no more."""
         database = self._database
         self._evaluator = Evaluator(
-            specs, definition, table_ids, tables, self._store, self._context, database.budget, database.log
+            specs,
+            definition,
+            table_ids,
+            tables,
+            self._store,
+            self._context,
+            database.budget,
+            database.log,
+            database.figures.views,
         )
         for key, instance in list(self._instances.items()):
             view = self.views.get(key[0])
@@ -217,6 +225,10 @@ class Views:
         stale, moved = self._read_sets.concerned(dirty)
         if not stale and not moved:
             return self._store.commit()
+        database = self._database
+        function = database.log.function
+        if stale and function is not None and function in database.by_name:
+            database.figures.triggered(function, len(stale))
         changes = [self._rerun(instance) for instance in stale]
         changes += [_shift(instance, change) for instance, change in moved.items() if instance not in stale]
         return self._commit_with(changes)
@@ -242,7 +254,17 @@ class Views:
         database = self._database
         context = database.new_context()
         context.view_db = self._store.read_only_db(tables)
-        evaluator = Evaluator(specs, definition, table_ids, tables, self._store, context, database.budget, database.log)
+        evaluator = Evaluator(
+            specs,
+            definition,
+            table_ids,
+            tables,
+            self._store,
+            context,
+            database.budget,
+            database.log,
+            database.figures.views,
+        )
         shown = {}
         for key, instance in self._instances.items():
             view = evaluator.views.get(key[0])

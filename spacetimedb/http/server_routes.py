@@ -19,6 +19,11 @@ PROMETHEUS_NAMES: Final = {
     "spacetime_reducer_wait_time_sec": "spacetime_reducer_wait_time_seconds",
     "spacetime_subscription_compile_time_sec": "spacetime_subscription_compile_time_seconds",
     "spacetime_num_queries_subscribed": "spacetime_num_queries_subscribed_total",
+    "spacetime_worker_instance_operation_queue_length_histogram": "spacetime_worker_instance_operation_queue_lengths",
+    "view_calls": "view_calls_total",
+    "view_call_time_usec": "view_call_time_usec_total",
+    "view_total_time_usec": "view_total_time_usec_total",
+    "view_calls_triggered_by_reducer": "view_calls_triggered_by_reducer_total",
 }
 """Upstream's names of metrics that Prometheus' rules want named otherwise, and how."""
 _RENAMED: Final = re.compile(

@@ -27,14 +27,16 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     38    log_failed             log keeper   1: a write failed, nothing is accepted any more
     39    log_full               log keeper   1: there is no room for the log, calls are refused until there is
     56    expects_log            supervisor   as that of a reader
+    57    host_starts            supervisor   how often an actor was started for the database, this one included
+    58    host_failures          supervisor   how often that failed
     64    reader 0               reader       eight words each, up to reader 15:
                                               +0 expects_log (lowered by the log keeper),
                                               +1 pid, +2 connections, +3 subscriptions, +4 live queries,
                                               +5 messages sent, +6 bytes sent, +7 connections dropped
-    512                          actor        its board of figures (see `figures`), 16384 words
-    16896                        log keeper   its board, 2048 words
-    18944                        readers      their boards, 8192 words each
-    150016                       readers      what their queries cost, as notices (see `notice`), 2048 words each
+    512                          actor        its board of figures (see `figures`), 65536 words
+    66048                        log keeper   its board, 2048 words
+    68096                        readers      their boards, 8192 words each
+    199168                       readers      what their queries cost, as notices (see `notice`), 2048 words each
 
 The constants below are indexes into `ControlBlock.words`; a store takes 30 ns.
 """
@@ -68,6 +70,8 @@ LOG_BYTES: Final = 36
 LOG_SYNCS: Final = 37
 LOG_FAILED: Final = 38
 LOG_FULL: Final = 39
+HOST_STARTS: Final = 57
+HOST_FAILURES: Final = 58
 READERS: Final = 64
 
 READER_SLOTS: Final = 16
@@ -88,10 +92,10 @@ STARTING, RECOVERING, SERVING, STOPPED = 0, 1, 2, 3
 DEFIANT: Final = (1 << 64) - 1
 """Value of `actor_heartbeat`."""
 
-ACTOR_BOARD: Final = (512, 16384)
+ACTOR_BOARD: Final = (512, 65536)
 """First word and words of the actor's figures."""
-LOG_KEEPER_BOARD: Final = (16896, 2048)
-READER_BOARDS: Final = 18944
+LOG_KEEPER_BOARD: Final = (66048, 2048)
+READER_BOARDS: Final = 68096
 READER_BOARD_WORDS: Final = 8192
 READER_NOTICES: Final = READER_BOARDS + READER_SLOTS * READER_BOARD_WORDS
 READER_NOTICE_WORDS: Final = 2048

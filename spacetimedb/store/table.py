@@ -244,6 +244,11 @@ class Table:
         """Rows as the running transaction sees them."""
         return len(self.rows)
 
+    @property
+    def index_count(self) -> int:
+        """Indexes, those of keys included."""
+        return len(self.layout.indexes)
+
     def estimated_bytes(self, sample: int) -> int:
         """Bytes of the committed rows: exact if all rows have one length, else judged by so many rows. O(sample)."""
         count = len(self.refs_by_key)
