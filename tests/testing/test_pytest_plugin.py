@@ -30,6 +30,13 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_alone(folder: Path, *tests: str) -> str:
+    """What pytest prints with this plugin and no other: it starts in half the time."""
+    with pytest.MonkeyPatch.context() as only_here:
+        only_here.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        return run(folder, "pytest", "-q", "-p", "spacetimedb.testing.plugin", *tests).stdout
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files of docs/testing.md."""
@@ -114,8 +121,7 @@ def test_databases_of_tests_that_are_over_are_given_back(project: Path) -> None:
         "    gc.collect()\n"
         "    assert sum(isinstance(found, TestHost) for found in gc.get_objects()) <= 2\n"
     )
-    done = run(project, "pytest", "-q", "test_many.py")
-    assert "8 passed" in done.stdout, done.stdout
+    assert "8 passed" in run_alone(project, "test_many.py")
 
 
 @pytest.mark.parametrize(
@@ -135,9 +141,9 @@ def test_a_module_that_cannot_be_found_is_explained(tmp_path: Path, ini: str, fi
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "test_it.py").write_text("def test_it(db): pass\n")
-    done = run(tmp_path, "pytest", "-q")
-    assert said in done.stdout
-    assert "Traceback" not in done.stdout
+    printed = run_alone(tmp_path)
+    assert said in printed
+    assert "Traceback" not in printed
 
 
 def test_a_package_and_a_named_module_object_are_found(tmp_path: Path) -> None:
@@ -148,8 +154,7 @@ def test_a_package_and_a_named_module_object_are_found(tmp_path: Path) -> None:
     (tmp_path / "tests" / "test_it.py").write_text(
         "import game\n\ndef test_it(db, module):\n    assert module is game.two\n    assert db.module is module\n"
     )
-    done = run(tmp_path, "pytest", "-q")
-    assert "1 passed" in done.stdout, done.stdout
+    assert "1 passed" in run_alone(tmp_path)
 
 
 m = Module()
