@@ -232,8 +232,7 @@ class Store:
             if sequence.value != sequence.allocated:
                 return
         sequence.advance()
-        self._moved.add(sequence)
-        self._write_row(sequence)
+        self._allocated(sequence)
 
     def resume(self, table_id: int, next_value: int) -> None:
         """The numbers of the table's one sequence go on here; its row in st_sequence has reserved them."""
@@ -251,17 +250,23 @@ class Store:
         sequence.value = number + 1
         if sequence.allocated <= number:
             sequence.allocated = number + 1
-            self._moved.add(sequence)
-            self._write_row(sequence)
+            self._allocated(sequence)
+
+    def _allocated(self, sequence: Sequence) -> None:
+        """Writes down how far numbers are reserved. If that fails, the next commit does it: module code may go on."""
+        self._moved.add(sequence)
+        self._behind.add(sequence)
+        self._write_row(sequence)
+        self._behind.discard(sequence)
 
     def _bind(self, sequence: Sequence) -> None:
         """Takes over the state that st_sequence has for it."""
-        sequence.is_bound = True
         table = self.tables.get(ST_SEQUENCE_ID)
         for row in table.reader.iter() if table is not None else ():
             if (row.table_id, row.col_pos) == (sequence.table_id, sequence.column):
                 sequence.row_id = row.sequence_id
                 sequence.value = sequence.allocated = row.allocated
+        sequence.is_bound = True
 
     def _write_row(self, sequence: Sequence) -> None:
         table = self.tables.get(ST_SEQUENCE_ID)

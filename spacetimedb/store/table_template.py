@@ -206,7 +206,7 @@ class TableTemplate:
     # Functions
 
     def state(self) -> list[str]:
-        lines = ["rows = {}", "touched = {}", "refs = {}", "get, pop = rows.get, rows.pop"]
+        lines = ["rows = {}", "touched = {}", "refs = {}", "get, pop, has = rows.get, rows.pop, rows.__contains__"]
         for index in self.layout.indexes:
             n = index.number
             if index is self.layout.key:
@@ -284,9 +284,10 @@ class TableTemplate:
 
     def remove(self) -> list[str]:
         body = [
-            "row = pop(key, None)",
-            "if row is None:",
+            # This call needs as much room on the stack as any after it: if there is none, nothing has changed yet.
+            "if not has(key):",
             "    return False",
+            "row = pop(key)",
             *self.touch("key", "row"),
             *self.note(self.layout.key, "key"),
             *self.unlink("key", "row"),
