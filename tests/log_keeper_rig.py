@@ -13,7 +13,7 @@ from spacetimedb.memory.region import Region
 from spacetimedb.memory.ring import RingWriter
 from spacetimedb.store.commit_record import LOGGED, MUTATIONS_ONLY, NO_READER, NO_REDUCER, TableDelta, build_commit
 from spacetimedb.workers.channel import Channel
-from spacetimedb.workers.log_keeper import LogKeeper
+from spacetimedb.workers.log_keeper.log_keeper import LogKeeper
 from spacetimedb.workers.messages import LogKeeperSetup, ToLogKeeper
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import ServerFactory
 
-from spacetimedb.workers.control_store import ControlStore, DatabaseRow, NameClaimed, NameTaken
+from spacetimedb.workers.supervisor.control_store import ControlStore, DatabaseRow, NameClaimed, NameTaken
 
 KILLS = 6
 CHANGES = """
 import sys
 from pathlib import Path
-from spacetimedb.workers.control_store import ControlStore, DatabaseRow
+from spacetimedb.workers.supervisor.control_store import ControlStore, DatabaseRow
 store = ControlStore.open(Path(sys.argv[1]))
 number = int(sys.argv[2])
 while True:

@@ -115,7 +115,7 @@ def commands() -> list[list[str]]:
 def test_the_package_claims_no_other_name(installed: Path) -> None:
     top = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
     assert top == {"spacetimedb", "bin"}
-    for name in ("demo/index.html", "demo/client.js", "demo/style.css", "workers/supervisor.py", "py.typed"):
+    for name in ("demo/index.html", "demo/client.js", "demo/style.css", "workers/supervisor/supervisor.py", "py.typed"):
         assert (installed / "spacetimedb" / name).is_file(), name
     assert not (installed / "spacetimedb" / "workers").is_symlink()
 

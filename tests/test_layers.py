@@ -63,6 +63,17 @@ def test_imports_point_down(path: Path) -> None:
     assert not wrong
 
 
+PROCESSES = ("supervisor", "reader", "transaction_actor", "log_keeper")
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_processes_import_nothing_of_each_other(process: str) -> None:
+    others = {f"spacetimedb.workers.{other}" for other in PROCESSES if other != process}
+    for path in (ROOT / "workers" / process).rglob("*.py"):
+        found = {".".join(name.split(".")[:3]) for _, name in imports(path)}
+        assert found.isdisjoint(others), path
+
+
 def test_authors_import_nothing_heavy() -> None:
     """`import spacetimedb` is what every module pays for."""
     import subprocess

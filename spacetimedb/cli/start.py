@@ -141,7 +141,7 @@ def start(
         raise click.UsageError(f"--memory-mb must be 0 or at least {LEAST_MEMORY_MB}")
     host, port = parse_address(listen_addr or settings.config.listen_addr or DEFAULT_LISTEN_ADDR)
     from ..workers.options import ModuleRules, ServerOptions, SnapshotPolicy
-    from ..workers.supervisor import serve  # heavy: only the server itself needs it
+    from ..workers.supervisor.supervisor import serve  # heavy: only the server itself needs it
 
     options = ServerOptions(
         listen_host=host,

@@ -33,7 +33,7 @@ All integers are little-endian; every record is padded to a multiple of 8 bytes.
                 u32 length before it: where are the rows with these keys? The request id comes back in LOOKED_UP
     PAGE        u32 table id, u32 count, u64 offset: where are so many rows, from the offset in the order in which the
                 table keeps them? The request id comes back in LOOKED_UP
-    RELAY       what readers tell each other (`workers.query_costs`): put into the ring as RELAYED
+    RELAY       what readers tell each other (`workers.reader.query_costs`): put into the ring as RELAYED
 
     answer (actor -> readers, kind ANSWER in the commit ring)
      0  u32  length of the record

@@ -22,7 +22,7 @@ from spacetimedb.types.bsatn import codec
 from spacetimedb.types.json_arguments import ArgumentError, ArgumentsDecoder
 from spacetimedb.types.shapes import shape_of
 from spacetimedb.types.special import Identity
-from spacetimedb.workers.handlers import find_handler
+from spacetimedb.workers.reader.http.handlers import find_handler
 
 FIRST_REQUEST: Final = 1000
 """Request ids from here on are those of procedures."""

@@ -38,10 +38,10 @@ from spacetimedb.protocol.v2_client import (
     unsubscribe,
 )
 from spacetimedb.types.special import ConnectionId, Identity
-from spacetimedb.workers.client import Client, Lane
-from spacetimedb.workers.database_link import DatabaseLink
 from spacetimedb.workers.messages import DatabaseUp
-from spacetimedb.workers.transaction_actor import TransactionActor, wall_clock_us
+from spacetimedb.workers.reader.client import Client, Lane
+from spacetimedb.workers.reader.database_link import DatabaseLink
+from spacetimedb.workers.transaction_actor.transaction_actor import TransactionActor, wall_clock_us
 
 OWNER = Identity(bytes(32))
 READER = 0

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spacetimedb.workers.data_directory import data_directory
-from spacetimedb.workers.errors import ServerError
 from spacetimedb.workers.options import ServerOptions
+from spacetimedb.workers.supervisor.data_directory import data_directory
+from spacetimedb.workers.supervisor.errors import ServerError
 
 
 def options(directory: Path) -> ServerOptions:

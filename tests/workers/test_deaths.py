@@ -7,8 +7,8 @@ import signal
 import tempfile
 from pathlib import Path
 
-from spacetimedb.workers.death import CAREFUL_AFTER, MAX_BACKOFF_S, QUIET_S, History, explain
 from spacetimedb.workers.last_words import Culprit, LastWords, find_culprit
+from spacetimedb.workers.supervisor.death import CAREFUL_AFTER, MAX_BACKOFF_S, QUIET_S, History, explain
 
 STACKS = """Fatal Python error: Segmentation fault
 
@@ -23,7 +23,7 @@ Current thread 0x00007f02 (most recent call first):
   File "game/__init__.py", line 40 in tick
   File "/lib/spacetimedb/hosts/database.py", line 390 in run
   File "/lib/spacetimedb/hosts/database.py", line 380 in _run_job
-  File "/lib/spacetimedb/workers/transaction_actor.py", line 200 in run
+  File "/lib/spacetimedb/workers/transaction_actor/transaction_actor.py", line 200 in run
 """
 
 

@@ -13,11 +13,11 @@ import trio
 from patience import PATIENCE_S
 
 from spacetimedb.memory.doorbell import Doorbell
-from spacetimedb.workers import actor_process
-from spacetimedb.workers.errors import DatabaseFailed
-from spacetimedb.workers.heartbeat import Heartbeats
-from spacetimedb.workers.processes import DatabaseProcesses
-from spacetimedb.workers.reader_link import ReaderLink
+from spacetimedb.workers.supervisor import actor_process
+from spacetimedb.workers.supervisor.errors import DatabaseFailed
+from spacetimedb.workers.supervisor.heartbeat import Heartbeats
+from spacetimedb.workers.supervisor.processes import DatabaseProcesses
+from spacetimedb.workers.supervisor.reader_link import ReaderLink
 
 GOOD = """
 from spacetimedb import Module, Pk, Row, u64

@@ -12,7 +12,7 @@ from server_process import ServerProcess
 from session_client import Ended, SessionClient
 
 from spacetimedb.protocol import v2_client as v2
-from spacetimedb.workers.child import STOP_S
+from spacetimedb.workers.supervisor.child import STOP_S
 
 CALLS = 3000
 MODULE = b"""

@@ -12,8 +12,8 @@ from patience import PATIENCE_S
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from spacetimedb.http.messages import Request, Response
-from spacetimedb.workers import http_server
-from spacetimedb.workers.http_server import HEAD_S, MAX_BODIES_BYTES, MAX_DROPPED_BYTES, STALL_S
+from spacetimedb.workers.reader.http import http_server
+from spacetimedb.workers.reader.http.http_server import HEAD_S, MAX_BODIES_BYTES, MAX_DROPPED_BYTES, STALL_S
 
 serve_connection: Any = http_server.serve_connection
 """Streams in memory do for it, as long as nobody upgrades."""

@@ -15,9 +15,9 @@ import trio.testing
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol import v2_client
 from spacetimedb.types.special import ConnectionId, Identity
-from spacetimedb.workers import client as lane_module
-from spacetimedb.workers.client import CLOSING, GONE, OPEN, Client, Lane
-from spacetimedb.workers.outbox import Outbox
+from spacetimedb.workers.reader import client as lane_module
+from spacetimedb.workers.reader.client import CLOSING, GONE, OPEN, Client, Lane
+from spacetimedb.workers.reader.outbox import Outbox
 
 OWNER = Identity(bytes(32))
 

@@ -10,7 +10,7 @@ import pytest
 from spacetimedb.memory.heap import RowHeap
 from spacetimedb.memory.region import Region
 from spacetimedb.store.commit_record import Rows, TableChange
-from spacetimedb.workers.live_rows import LiveRows
+from spacetimedb.workers.reader.live_rows import LiveRows
 
 
 class Writer:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from spacetimedb.workers.backend import _stream
+from spacetimedb.workers.reader.http.backend import _stream
 
 
 @pytest.mark.parametrize("shown", [0, 1, 2, 5])

@@ -19,9 +19,9 @@ from spacetimedb.memory.figures import COUNTER, Family
 from spacetimedb.memory.region import Region
 from spacetimedb.types.special import Identity
 from spacetimedb.workers import metric_families as families
-from spacetimedb.workers.exposition import BoardText
-from spacetimedb.workers.metrics import Metrics
-from spacetimedb.workers.query_costs import shown
+from spacetimedb.workers.reader.exposition import BoardText
+from spacetimedb.workers.reader.metrics import Metrics
+from spacetimedb.workers.reader.query_costs import shown
 
 DATABASES = 100
 PIECE_LIMIT_S = 0.1

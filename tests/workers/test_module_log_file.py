@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spacetimedb.workers.log_keeper import ModuleLogFile
+from spacetimedb.workers.log_keeper.log_keeper import ModuleLogFile
 
 
 def today() -> str:

@@ -10,8 +10,8 @@ from link_rig import Rig, RigClient
 from spacetimedb.hosts import row_lookups
 from spacetimedb.protocol import v1
 from spacetimedb.subscriptions import large_tables
-from spacetimedb.workers import large_answers, lookups
-from spacetimedb.workers.v1_clients import V1Client
+from spacetimedb.workers.reader import large_answers, lookups
+from spacetimedb.workers.reader.v1_clients import V1Client
 
 PROGRAM = """
 from spacetimedb import *

@@ -21,8 +21,8 @@ from spacetimedb.sql.catalog import SchemaCatalog
 from spacetimedb.sql.execute import execute_select
 from spacetimedb.sql.plan import plan_subscription
 from spacetimedb.subscriptions import large_rows, large_tables
-from spacetimedb.workers import large_answers, live_rows, lookups
-from spacetimedb.workers.client import OPEN
+from spacetimedb.workers.reader import large_answers, live_rows, lookups
+from spacetimedb.workers.reader.client import OPEN
 
 HEAD = """
 from typing import Annotated

@@ -11,8 +11,8 @@ from link_rig import Rig, RigClient
 from spacetimedb.hosts import row_lookups
 from spacetimedb.protocol.v2_client import TransactionUpdate
 from spacetimedb.subscriptions import large_tables
-from spacetimedb.workers import lookups
-from spacetimedb.workers.client import OPEN
+from spacetimedb.workers.reader import lookups
+from spacetimedb.workers.reader.client import OPEN
 
 HEAD = """
 from typing import Annotated

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from spacetimedb.http.backend import BackendError
-from spacetimedb.workers import backup_requests, backups
-from spacetimedb.workers.errors import ControlError
+from spacetimedb.workers.reader.http import backup_requests
+from spacetimedb.workers.supervisor import backups
+from spacetimedb.workers.supervisor.errors import ControlError
 
 
 def test_a_backup_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

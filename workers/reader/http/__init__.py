@@ -1,0 +1,1 @@
+"""HTTP at a reader: connections, and the backend of the routes in `spacetimedb.http`."""
