@@ -124,6 +124,10 @@ class RigClient:
         """The end of a query set."""
         self.send(unsubscribe(next(self._requests), set_id, send_dropped))
 
+    def lose(self) -> None:
+        """The connection breaks; the reader learns it when it sends."""
+        self._socket.close()
+
     def take(self) -> list[ServerMessage]:
         """What has been sent to it since the last time; follows it."""
         found = [message for payload in self.payloads() for message in decode_frame(payload)]

@@ -436,6 +436,7 @@ class Lane:
             client.socket.close()
         client.backlog.clear()
         client.messages.clear()
+        client.gathering.clear()
         client.held.clear()
         client.link.leave(client)
 

@@ -117,12 +117,15 @@ def answer_later(
         leave()
         link.check_attached()
         link.outbox.flush_client(client)
+        if not link.has_client(client):  # its connection is lost
+            return False
         client.gathering.popleft()
         del client.messages[0]
         opcode = TEXT if client.is_text else BINARY
         body = parts if client.is_text else [UNCOMPRESSED, *parts]
         link.outbox.send_parts(client, list(frame_parts(body, opcode)), horizon)
-        link.outbox.touched.add(client)
+        if link.has_client(client):
+            link.outbox.touched.add(client)
         link.outbox.flush()
         return False
 
