@@ -13,7 +13,7 @@ from spacetimedb.sql import sorting
 from spacetimedb.sql.sorting import ROUND_ROWS, RUN_ROWS, in_order, sorted_numbers
 
 T = TypeVar("T")
-ROWS = 20 * RUN_ROWS + 5
+ROWS = 8 * RUN_ROWS + 5
 
 
 class Counted(list[int]):
@@ -42,7 +42,7 @@ def plain(columns: Sequence[tuple[Sequence[Any], bool]], count: int) -> list[int
     return order
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.text("ab", max_size=3), st.integers())),
     st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=3),

@@ -175,7 +175,10 @@ class Play:
 
     def leave(self) -> None:
         if (client := self.client()) is not None and len(self.clients) > 1:
-            self.rig.lane.drop(client.client)
+            if self.draw.random() < 0.5:
+                self.rig.lane.drop(client.client)
+            else:
+                client.lose()
             del self.clients[client]
 
     def _arguments(self) -> tuple[str, bytes]:
@@ -263,8 +266,8 @@ class Play:
     def end(self) -> None:
         """All leave; nothing is kept."""
         link = self.rig.link
-        for client in self.clients:
-            self.rig.lane.drop(client.client)
+        for client in link.all_clients():
+            self.rig.lane.drop(client)
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, trio.testing.MockClock)
         for _ in range(4):
