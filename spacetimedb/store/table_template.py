@@ -245,7 +245,9 @@ class TableTemplate:
 
     def insert(self) -> list[str]:
         layout = self.layout
-        body = [*self.take_in(), f"key = {self.key_of('row')}", "old = get(key)", "if old is not None:"]
+        # Where no copy of the row is made first, `has` sees that there is room on the stack (see `remove`).
+        old = "get(key) if has(key) else None" if self.layout.is_frozen else "get(key)"
+        body = [*self.take_in(), f"key = {self.key_of('row')}", f"old = {old}", "if old is not None:"]
         if layout.key is None:
             body.append(f"    return {self.copy_of('old')}")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -31,6 +32,15 @@ class Plain(Row):
     level: Index[u16]
 
 
+@m.table()
+class Fixed(Row, frozen=True):
+    """Rows of which no copies are made."""
+
+    id: Pk[u32]
+    name: Unique[u32]
+    level: Index[u16]
+
+
 def item(number: int, name: str) -> Item:
     return Item(id=number and 100 + number, name=name, level=number % 3, guild=number % 2, tags=[number])
 
@@ -48,6 +58,10 @@ WRITES: dict[str, Write] = {
     "scan": lambda ctx: list(ctx.db[Item].level.filter(ge=1)),
     "insert plain": lambda ctx: ctx.db[Plain].insert(Plain(name="new", level=9)),
     "delete plain": lambda ctx: ctx.db[Plain].delete(Plain(name="plain", level=1)),
+    "insert fixed": lambda ctx: ctx.db[Fixed].insert(Fixed(id=2, name=2, level=1)),
+    "update fixed": lambda ctx: ctx.db[Fixed].id.update(Fixed(id=1, name=3, level=3)),
+    "update fixed by name": lambda ctx: ctx.db[Fixed].name.update(Fixed(id=4, name=1, level=4)),
+    "delete fixed": lambda ctx: ctx.db[Fixed].id.delete(1),
     "clear plain": lambda ctx: ctx.db[Plain].clear(),
 }
 tries: list[int] = []
@@ -67,22 +81,26 @@ def fill(ctx: ReducerContext) -> None:
     for number in range(1, 10):
         ctx.db[Item].insert(item(number, f"name {number}"))
     ctx.db[Plain].insert(Plain(name="plain", level=1))
+    ctx.db[Fixed].insert(Fixed(id=1, name=1, level=1))
 
 
 @m.reducer
 def write_deep(ctx: ReducerContext, what: str, fails: bool) -> None:
     ctx.db[Item].insert(item(20, "of this transaction"))
-    list(ctx.db[Item].id.filter(ge=0))  # keys are kept in order from now on
+    # Keys are kept in order from now on.
+    for keys, least in ((ctx.db[Item].id, 0), (ctx.db[Item].name, ""), (ctx.db[Fixed].id, 0), (ctx.db[Fixed].name, 0)):
+        list(cast(Any, keys).filter(ge=least))
     list(ctx.db[Item].level.filter(ge=0))
     list(ctx.db[Item].by_guild_level.filter(0, ge=0))
     list(ctx.db[Plain].level.filter(ge=0))
+    list(ctx.db[Fixed].level.filter(ge=0))
     dive(ctx, WRITES[what])
     if fails:
         raise RuntimeError("undone")
 
 
 def rows(host: TestHost) -> list[object]:
-    return [*map(repr, host.db[Item].iter()), *map(repr, host.db[Plain].iter())]
+    return [row for table in (Item, Plain, Fixed) for row in map(repr, host.db[table].iter())]
 
 
 @pytest.mark.parametrize("what", WRITES)
