@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from spacetimedb.hosts import figures as actor
-from spacetimedb.memory.figures import COUNTER, GAUGE, HISTOGRAM, Family
+from spacetimedb.memory.figures import COUNTER, DB, GAUGE, HISTOGRAM, Family
 
 _DISK_US: Final = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
 _AGE_US: Final = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
@@ -28,7 +28,10 @@ LOG_BATCH: Final = Family(
     _TRANSACTIONS,
 )
 LOG_SIZE: Final = Family(
-    "spacetime_message_log_size_bytes", GAUGE, "What the commit log takes on the disk; looked at every five seconds."
+    "spacetime_message_log_size_bytes",
+    GAUGE,
+    "What the commit log takes on the disk; looked at every five seconds.",
+    database=DB,
 )
 SNAPSHOT_SIZE: Final = Family("spacetime_snapshots_size_bytes", GAUGE, "What the snapshots take on the disk.")
 UPDATE_AGE: Final = Family(
@@ -49,7 +52,7 @@ ENDED_BY: Final = {
         "spacetime_worker_ws_clients_idle_timed_out_total", COUNTER, "Clients dropped because nothing came from them."
     ),
     "outgoing_queue_full": Family(
-        "spacetime_client_outgoing_queue_disconnects_total", COUNTER, "Clients dropped for slowness."
+        "spacetime_client_outgoing_queue_disconnects_total", COUNTER, "Clients dropped for slowness.", database=DB
     ),
 }
 """Figures of one cause, which have names of their own in SpacetimeDB."""
@@ -68,6 +71,13 @@ COMPILE: Final = Family(
     ("workload",),
     1e-6,
     _SECONDS_US,
+    DB,
+)
+HTTP_SENT: Final = Family(
+    "spacetime_http_response_size_bytes_total",
+    COUNTER,
+    "Bytes of heads and bodies that were sent as answers on routes of the database.",
+    database=DB,
 )
 FAMILIES: Final = {
     family.name: family
@@ -85,6 +95,7 @@ FAMILIES: Final = {
         *ENDED_BY.values(),
         REJECTED,
         SUBSCRIBED,
+        HTTP_SENT,
         COMPILE,
     )
 }

@@ -15,7 +15,7 @@ const SHOWN = [
 const LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
-/** {name: [{labels, value}]} of Prometheus text. */
+/** {name: [{labels, value}]} of Prometheus text; the database is `database_identity` in all. */
 export function parseMetrics(text) {
   const families = new Map();
   for (const line of text.split('\n')) {
@@ -25,6 +25,7 @@ export function parseMetrics(text) {
     for (const [, key, value] of (found[2] ?? '').matchAll(LABEL)) {
       labels[key] = value.replace(/\\(.)/g, (_all, char) => (char === 'n' ? '\n' : char));
     }
+    labels.database_identity ??= labels.db;
     if (!families.has(found[1])) families.set(found[1], []);
     families.get(found[1]).push({ labels, value: Number(found[3]) });
   }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from spacetimedb.memory.figures import COUNTER, GAUGE, HISTOGRAM, Board, Counter, Family, Histogram
+from spacetimedb.memory.figures import COUNTER, DB, GAUGE, HISTOGRAM, Board, Counter, Family, Histogram
 from spacetimedb.schema.system_tables import FIRST_USER_ID, ST_CLIENT_ID
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ ELAPSED: Final = Family(
     ("txn_type", "reducer"),
     1e-6,
     _TRANSACTION_US,
+    DB,
 )
 FAILED: Final = Family(
     "spacetime_reducer_failures_total",
@@ -64,6 +65,7 @@ WAIT: Final = Family(
     ("reducer",),
     1e-6,
     _WAIT_US,
+    DB,
 )
 BATCH: Final = Family(
     "spacetime_actor_batch_requests", HISTOGRAM, "Requests that were published together.", (), 1, _REQUESTS
@@ -75,28 +77,41 @@ DELAY: Final = Family(
     ("function",),
     1e-6,
     _DELAY_US,
+    DB,
 )
-TABLE_ROWS: Final = Family("spacetime_num_table_rows", GAUGE, "Committed rows.", ("table_id", "table_name"))
+TABLE_ROWS: Final = Family(
+    "spacetime_num_table_rows", GAUGE, "Committed rows.", ("table_id", "table_name"), database=DB
+)
 TABLE_BYTES: Final = Family(
     "spacetime_table_size_bytes",
     GAUGE,
     "Bytes of the rows as BSATN; estimated from a sample where rows differ in length.",
     ("table_id", "table_name"),
+    database=DB,
 )
 _OF_CHANGES: Final = ("txn_type", "reducer_or_query", "table_id", "table_name")
-INSERTED: Final = Family("spacetime_num_rows_inserted_total", COUNTER, "Rows inserted by transactions.", _OF_CHANGES)
-DELETED: Final = Family("spacetime_num_rows_deleted_total", COUNTER, "Rows deleted by transactions.", _OF_CHANGES)
+INSERTED: Final = Family(
+    "spacetime_num_rows_inserted_total", COUNTER, "Rows inserted by transactions.", _OF_CHANGES, database=DB
+)
+DELETED: Final = Family(
+    "spacetime_num_rows_deleted_total", COUNTER, "Rows deleted by transactions.", _OF_CHANGES, database=DB
+)
 INDEX_INSERTED: Final = Family(
-    "spacetime_num_index_rows_inserted_total", COUNTER, "Entries of indexes for rows inserted.", _OF_CHANGES
+    "spacetime_num_index_rows_inserted_total",
+    COUNTER,
+    "Entries of indexes for rows inserted.",
+    _OF_CHANGES,
+    database=DB,
 )
 INDEX_DELETED: Final = Family(
-    "spacetime_num_index_rows_deleted_total", COUNTER, "Entries of indexes for rows deleted.", _OF_CHANGES
+    "spacetime_num_index_rows_deleted_total", COUNTER, "Entries of indexes for rows deleted.", _OF_CHANGES, database=DB
 )
 WRITTEN: Final = Family(
     "spacetime_num_bytes_written_total",
     COUNTER,
     "Bytes of inserted rows as BSATN; estimated from those of the table where rows differ in length.",
     ("txn_type",),
+    database=DB,
 )
 QUEUE: Final = Family("spacetime_worker_instance_operation_queue_length", GAUGE, "Requests that wait for the actor.")
 QUEUES: Final = Family(
@@ -107,13 +122,19 @@ QUEUES: Final = Family(
     1,
     _QUEUE,
 )
-VIEW_CALLS: Final = Family("view_calls", COUNTER, "How often a view has run.", ("view",))
-VIEW_CALL_TIME: Final = Family("view_call_time_usec", COUNTER, "Time in the function of the view.", ("view",))
+VIEW_CALLS: Final = Family("view_calls", COUNTER, "How often a view has run.", ("view",), database=DB)
+VIEW_CALL_TIME: Final = Family(
+    "view_call_time_usec", COUNTER, "Time in the function of the view.", ("view",), database=DB
+)
 VIEW_TOTAL_TIME: Final = Family(
-    "view_total_time_usec", COUNTER, "The same, with making rows of what it gave.", ("view",)
+    "view_total_time_usec", COUNTER, "The same, with making rows of what it gave.", ("view",), database=DB
 )
 VIEWS_TRIGGERED: Final = Family(
-    "view_calls_triggered_by_reducer", COUNTER, "Runs of views because of what a reducer has changed.", ("reducer",)
+    "view_calls_triggered_by_reducer",
+    COUNTER,
+    "Runs of views because of what a reducer has changed.",
+    ("reducer",),
+    database=DB,
 )
 FAMILIES: Final = (
     *(ELAPSED, FAILED, UNDONE, WAIT, BATCH, DELAY, QUEUE, QUEUES, TABLE_ROWS, TABLE_BYTES),

@@ -8,12 +8,13 @@ answers of database routes tell the caller's identity and token, once the token 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 from zlib import crc32
 
 from spacetimedb.auth.publishers import Publishers
 from spacetimedb.auth.tokens import Tokens
+from spacetimedb.types.special import Identity
 
 from .backend import Backend, BackendError
 from .exchange import Exchange, authenticate
@@ -79,7 +80,26 @@ class Api:
                 answer.chunked = True
             if request.method == "HEAD":
                 await _drop_stream(answer)
+            if exchange.resolved is not None and route.pattern[-1] != "mcp":
+                self._count(answer, exchange.resolved.identity)
         return answer
+
+    def _count(self, answer: Response, database: Identity) -> None:
+        """Counts the bytes of an answer: head and body now, a streamed body as it is sent."""
+        size = sum(len(name) + len(value) for name, value in answer.headers)
+        if isinstance(answer.body, bytes):
+            size += len(answer.body)
+        else:
+            answer.body = self._counted(answer.body, database)
+        self.backend.sent(database, size)
+
+    async def _counted(self, pieces: AsyncIterator[bytes], database: Identity) -> AsyncGenerator[bytes, None]:
+        try:
+            async for piece in pieces:
+                self.backend.sent(database, len(piece))
+                yield piece
+        finally:
+            await close_stream(pieces)
 
     async def _answer(self, exchange: Exchange, route: Route) -> Response | Upgrade:
         try:

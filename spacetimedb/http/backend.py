@@ -281,6 +281,9 @@ class Backend(Protocol):
 
     # The server
 
+    def sent(self, database: Identity, size: int) -> None:
+        """Count bytes of an answer, or of a piece of one, on a route of the database."""
+
     async def metrics(
         self,
         databases: Collection[Identity] | None,

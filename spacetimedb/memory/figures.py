@@ -32,6 +32,8 @@ import msgspec
 from .region import publish_fence
 
 COUNTER, GAUGE, HISTOGRAM = 0, 1, 2
+DB: Final = "db"
+"""The label for the database in those of SpacetimeDB's metrics that do not call it `database_identity`."""
 _KIND_NAMES: Final = ("counter", "gauge", "histogram")
 _SEPARATOR: Final = "\x1f"
 MAX_KEY_BYTES: Final = 1024
@@ -43,7 +45,8 @@ _SIGN: Final = 1 << 63
 
 
 class Family(msgspec.Struct, frozen=True):
-    """Metrics of one name. `labels` names the values of an entry's key in order; `bounds` are in the stored unit."""
+    """Metrics of one name. `labels` names the values of an entry's key in order, `database` the database's identity;
+    `bounds` are in the stored unit."""
 
     name: str
     kind: int
@@ -51,6 +54,7 @@ class Family(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     scale: float = 1
     bounds: tuple[int, ...] = ()
+    database: str = "database_identity"
 
     @property
     def kind_name(self) -> str:

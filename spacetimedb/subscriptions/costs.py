@@ -32,6 +32,17 @@ class QueryCost(Struct):
     seconds: float
 
 
+class SubscriptionCounts(Struct):
+    """What happened since the start: queries of new query sets, those of them that nobody had before, queries whose
+    rows were told at the end of their set; what commits have evaluated of live queries, and what of it had changes."""
+
+    registered: int = 0
+    started: int = 0
+    ended: int = 0
+    evaluated: int = 0
+    matched: int = 0
+
+
 class TableStatistics:
     """See `sql.estimate.Statistics`. A count of distinct values is exact; without an index it looks at all rows."""
 

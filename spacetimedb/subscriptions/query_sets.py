@@ -30,6 +30,7 @@ from spacetimedb.store.commit_record import TableChange
 from spacetimedb.subscriptions.changed_table import ChangedTable, Fragments, RowLists
 from spacetimedb.subscriptions.costs import (
     QueryCost,
+    SubscriptionCounts,
     TableStatistics,
     cost_of,
     live_steps,
@@ -90,8 +91,7 @@ class Subscriptions:
         self._shared: dict[tuple[tuple[int, tuple[Query, ...]], ...], Audience] = {}
         self._large = LargeTables(self.live, source, self._lookups)
         self.statistics_of_tables = TableStatistics(self.tables, source)
-        self.evaluated = 0
-        """Fragments evaluated by ``evaluate`` since the start."""
+        self.counts = SubscriptionCounts()
 
     # ---- compiling ----
 
@@ -230,11 +230,13 @@ class Subscriptions:
 
     # ---- clients ----
 
-    @property
-    def set_count(self) -> int:
-        """Live query sets of all clients. O(different combinations of sets)."""
-        audiences = {id(audience): audience for audience in self._clients.values()}
-        return sum(len(audience.sets) * len(audience.clients) for audience in audiences.values())
+    def live_counts(self) -> tuple[int, int, int]:
+        """Clients with query sets, their query sets, and the queries in these. O(different combinations of sets)."""
+        sets = queries = 0
+        for audience in dict.fromkeys(self._clients.values()):
+            sets += len(audience.sets) * len(audience.clients)
+            queries += sum(map(len, audience.sets.values())) * len(audience.clients)
+        return len(self._clients), sets, queries
 
     def has_client(self, client: int) -> bool:
         """Whether the client has any query set."""
@@ -287,6 +289,8 @@ class Subscriptions:
         for query in added:
             if not query.fragments:
                 self._start(query)
+                self.counts.started += 1
+        self.counts.registered += len(added)
         if old is not None and not old.is_shared:
             old.sets[query_set_id] = added
             listen(old, query_set_id, added)
@@ -299,6 +303,7 @@ class Subscriptions:
         """Drops a set; its rows as ``subscribe`` gives them if asked for. Raises QuerySetUnknown."""
         queries = self._set(client, query_set_id)
         rows = [part for query in queries for part in self._rows(query)] if send_dropped else None
+        self.counts.ended += len(queries) if send_dropped else 0
         self._drop_set(client, query_set_id, queries)
         return rows
 
@@ -306,6 +311,7 @@ class Subscriptions:
         """Drops a set and gives its rows as ``begin`` does. Raises QuerySetUnknown."""
         queries = self._set(client, query_set_id)
         rows = [part for query in queries for part in self._large.rows(query, snapshot_of) or self._rows(query)]
+        self.counts.ended += len(queries)
         self._drop_set(client, query_set_id, queries)
         return rows
 
@@ -442,7 +448,7 @@ class Subscriptions:
                     if entry.table.is_event
                     else whole_table_update(change.inserts, change.deletes)
                 )
-                self.evaluated += len(entry.whole)
+                self.counts.evaluated += len(entry.whole)
                 count = change.inserts.row_count + change.deletes.row_count
                 for fragment in entry.whole:
                     fragment.query.evaluations += 1
@@ -455,7 +461,7 @@ class Subscriptions:
             by_table = {change.table_id: lists for _, change, lists in touched}
             for join in joins:
                 assert isinstance(join, JoinFragment)
-                self.evaluated += 1
+                self.counts.evaluated += 1
                 begun = perf_counter()
                 inserts, deletes = join.delta(by_table)
                 query = join.query
@@ -465,6 +471,7 @@ class Subscriptions:
                 if inserts or deletes:
                     is_event = join.returned.is_event
                     affected.append((join, event_update(inserts) if is_event else table_update(inserts, deletes)))
+        self.counts.matched += len(affected)
         return update_groups(affected)
 
     def _filtered(
@@ -498,7 +505,7 @@ class Subscriptions:
             begun = perf_counter()
             found[fragment] = select(inserts), select(deletes)
             fragment.query.seconds += perf_counter() - begun
-        self.evaluated += len(found)
+        self.counts.evaluated += len(found)
         for fragment, (added, removed) in found.items():
             fragment.query.evaluations += 1
             fragment.query.rows_out += len(added) + len(removed)
@@ -518,7 +525,7 @@ class Subscriptions:
             "tables": len(self.tables),
             "indexes": sum(len(entry.indexes) for entry in self.tables.values()),
             "recent_plans": len(self._recent),
-            "evaluated": self.evaluated,
+            "evaluated": self.counts.evaluated,
         }
 
 

@@ -44,6 +44,7 @@ class FakeBackend:
         self.dashboard: Literal["local", "token", "off"] = "local"
         self.load_points: list[bytes] = []
         self.metrics_text = b"up 1\n"
+        self.sent_bytes = 0
         self.handler_headers: Headers = []
 
     def dashboard_access(self) -> Literal["local", "token", "off"]:
@@ -205,6 +206,9 @@ class FakeBackend:
         return HandlerResponse(
             201, [("x-shop", "one"), ("x-shop", "two"), ("content-length", "9"), *self.handler_headers], body
         )
+
+    def sent(self, database: Identity, size: int) -> None:
+        self.sent_bytes += size
 
     async def metrics(
         self,

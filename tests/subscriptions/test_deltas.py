@@ -111,7 +111,7 @@ def test_recorded_sequence(case: dict[str, Any]) -> None:
                 [database.encode(database.tables[name], row) for row in rows]
                 for rows in (net(removed, added), net(added, removed))
             )
-        evaluated = subscriptions.evaluated
+        evaluated = subscriptions.counts.evaluated
         groups = subscriptions.evaluate(commit(database, deltas))  # type: ignore[arg-type]
         assert all(list(clients) == [1] for _, clients in groups)
         assert len(groups) <= 1
@@ -130,7 +130,7 @@ def test_recorded_sequence(case: dict[str, Any]) -> None:
             assert deletes == Counter(encode(returned[number], row) for row in expected["deletes"])
         assert not update
         if "queries_evaluated" in transaction:
-            assert subscriptions.evaluated - evaluated <= transaction["queries_evaluated"]
+            assert subscriptions.counts.evaluated - evaluated <= transaction["queries_evaluated"]
 
 
 SCHEMA = {

@@ -66,10 +66,10 @@ def test_clients_with_the_same_sets_get_the_same_bytes() -> None:
     reader = Reader()
     for client in range(200):
         reader.subscribe(client, 4, "select * from entity")
-    before = reader.subscriptions.evaluated
+    before = reader.subscriptions.counts.evaluated
     ((update, clients),) = reader.change(entity=([[1, 10, 0.5]], [[1, 11, 0.5]]))
     assert clients == list(range(200))
-    assert reader.subscriptions.evaluated == before + 1
+    assert reader.subscriptions.counts.evaluated == before + 1
     deleted, inserted = reader.row("entity", 1, 10, 0.5), reader.row("entity", 1, 11, 0.5)
     assert read_update(update) == {4: [("entity", [([inserted], [deleted])])]}
 
@@ -250,10 +250,10 @@ def test_only_matching_values_are_evaluated() -> None:
     reader = Reader()
     for client in range(1000):
         reader.subscribe(client, 1, f"select * from entity where owner = {client}")
-    before = reader.subscriptions.evaluated
+    before = reader.subscriptions.counts.evaluated
     groups = reader.change(entity=([[1, 10, 0.5]], [[1, 11, 0.5]]))
     assert sorted(client for _, clients in groups for client in clients) == [10, 11]
-    assert reader.subscriptions.evaluated == before + 2
+    assert reader.subscriptions.counts.evaluated == before + 2
 
 
 def test_one_off_query_always_has_its_table() -> None:

@@ -23,7 +23,9 @@ from spacetimedb.http.server_routes import PROMETHEUS_NAMES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MODULE = b"""
-from spacetimedb import HttpError, Module, Pk, ProcedureContext, ReducerContext, ReducerError, Row, Schedule, every, u32
+from spacetimedb import (
+    AnonymousViewContext, HttpError, Module, Pk, ProcedureContext, ReducerContext, ReducerError, Row, every, u32
+)
 
 m = Module()
 
@@ -38,12 +40,20 @@ def add(ctx: ReducerContext, n: u32) -> None:
         ctx.db[Note].insert(Note(id=i, text="x" * 10))
 
 @m.reducer
+def touch(ctx: ReducerContext) -> None:
+    ctx.db[Note].id.update(Note(id=0, text="touch"))
+
+@m.reducer
 def refuse(ctx: ReducerContext) -> None:
     raise ReducerError("no")
 
 @m.reducer
 def crash(ctx: ReducerContext) -> None:
     raise KeyError("inside")
+
+@m.view
+def first(ctx: AnonymousViewContext) -> list[Note]:
+    return [note for note in [ctx.db[Note].id.find(0)] if note]
 
 @m.procedure
 def fetch(ctx: ProcedureContext) -> None:
@@ -61,11 +71,12 @@ Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
 def scrape(server: ServerProcess) -> Samples:
-    """Samples by name."""
+    """Samples by name; the database is `database_identity` in all."""
     found: Samples = defaultdict(list)
     for family in text_string_to_metric_families(scrape_text(server)):
         for sample in family.samples:
-            found[sample.name].append((sample.labels, sample.value))
+            database = {"database_identity": sample.labels["db"]} if "db" in sample.labels else {}
+            found[sample.name].append((sample.labels | database, sample.value))
     return found
 
 
@@ -99,8 +110,9 @@ def used(server: ServerProcess) -> tuple[ServerProcess, str]:
             server.call("metered", reducer)
     server.sql("metered", "DELETE FROM note WHERE id = 19")
     with connect(server.ws_url, "metered") as client:
-        client.subscribe("SELECT * FROM note")
+        client.subscribe("SELECT * FROM note", "SELECT * FROM first")
         client.call("add", 0)
+        client.call("touch")
         await_value(server, 1, "spacetime_worker_connected_clients", database_identity=identity)
     return server, identity
 
@@ -125,7 +137,7 @@ def test_counts(used: tuple[ServerProcess, str]) -> None:
     assert value(samples, "spacetime_scheduled_function_delay_seconds_count", **mine, function="beat") > 0
     assert value(samples, "spacetime_worker_ws_clients_spawned", **mine) == 1
     assert value(samples, "spacetime_worker_ws_clients_closed_connection", **mine) == 1
-    assert value(samples, "spacetime_websocket_requests_total", **mine, protocol="binary") == 2
+    assert value(samples, "spacetime_websocket_requests_total", **mine, protocol="binary") == 3
     assert value(samples, "spacetime_commitlog_sync_seconds_count", **mine) > 0
     assert value(samples, "spacetime_message_log_size_bytes", **mine) > 0
     assert value(samples, "spacetime_update_age_seconds_count", **mine) > 0
@@ -255,7 +267,7 @@ def test_a_prometheus_scrapes_it(used: tuple[ServerProcess, str], tmp_path: Path
             else:
                 raise AssertionError("".join(said))
             prometheus = f"http://{found[1]}/api/v1/"
-            rows = f'spacetime_num_table_rows{{database_identity="{identity}",table_name="note"}}'
+            rows = f'spacetime_num_table_rows{{db="{identity}",table_name="note"}}'
             with connect(server.ws_url, "metered") as client:
                 client.subscribe("SELECT * FROM note")
                 assert _answer(prometheus, rows)[0]["value"][1] == "19"

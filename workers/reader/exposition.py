@@ -14,18 +14,9 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from spacetimedb.hosts.figures import (
-    DELAY,
-    DELETED,
-    ELAPSED,
-    FAILED,
-    INSERTED,
-    TABLE_BYTES,
-    TABLE_ROWS,
-    WAIT,
-)
+from spacetimedb.hosts.figures import ELAPSED, FAILED
 from spacetimedb.memory.figures import HISTOGRAM, Family, places
-from spacetimedb.workers.metric_families import COMPILE, ENDED_BY, FAMILIES, LOG_SIZE, SUBSCRIBED
+from spacetimedb.workers.metric_families import FAMILIES
 
 if TYPE_CHECKING:
     from spacetimedb.memory.control import ControlBlock
@@ -33,14 +24,6 @@ if TYPE_CHECKING:
 TRANSACTIONS: Final = "spacetime_num_txns_total"
 """Counted by the histogram of their durations, and by the failures."""
 _SIGN: Final = 1 << 63
-_CALLED_DB: Final = {
-    family.name
-    for family in (
-        *(ELAPSED, WAIT, DELAY, TABLE_ROWS, TABLE_BYTES, INSERTED, DELETED, LOG_SIZE, SUBSCRIBED, COMPILE),
-        ENDED_BY["outgoing_queue_full"],
-    )
-}
-"""Metrics whose label for the database is called `db` in SpacetimeDB: they have both."""
 
 
 def header(name: str, kind: str, help_text: str) -> str:
@@ -69,9 +52,7 @@ class _Series:
         self.places: list[int] = []
         self.count = len(family.bounds) + 2 if family.kind == HISTOGRAM else 1
         name = family.name
-        named = [("database_identity", identity), *zip(family.labels, values, strict=True)]
-        if name in _CALLED_DB:
-            named.insert(0, ("db", identity))
+        named = [(family.database, identity), *zip(family.labels, values, strict=True)]
         text = labels(named).replace("%", "%%")
         if family.kind == HISTOGRAM:
             bounds = [*(format(bound * family.scale, ".10g") for bound in family.bounds), "+Inf"]
@@ -160,7 +141,6 @@ class BoardText:
         if text is None:
             named = {
                 "db": self._identity,
-                "database_identity": self._identity,
                 "txn_type": kind,
                 "reducer": function,
                 "committed": "true" if is_committed else "false",

@@ -21,6 +21,7 @@ class LinkFigures:
     def __init__(self, board: Board) -> None:
         self._board = board
         self.spawned = board.counter(families.SPAWNED)
+        self.http_sent = board.counter(families.HTTP_SENT)
         self.subscribed = board.counter(families.SUBSCRIBED)
         self._age = board.histogram(families.UPDATE_AGE)
         self._compile = board.histogram(families.COMPILE, "Subscribe")

@@ -254,7 +254,7 @@ class Reader:
         for word, value in (
             (words.READER_PID, os.getpid()),
             (words.READER_CONNECTIONS, len(link.clients) + len(link.v1.clients)),
-            (words.READER_SUBSCRIPTIONS, link.subscriptions.set_count),
+            (words.READER_SUBSCRIPTIONS, link.subscriptions.live_counts()[1]),
             (words.READER_QUERIES, link.subscriptions.query_count),
             (words.READER_MESSAGES, link.outbox.messages_sent),
             (words.READER_BYTES, link.outbox.bytes_sent),

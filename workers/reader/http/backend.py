@@ -394,6 +394,12 @@ class ReaderBackend(BackupRequests):
 
     # -- the server
 
+    def sent(self, database: Identity, size: int) -> None:
+        """Counts bytes of an answer."""
+        link = self._reader.links.get(database)
+        if link is not None:
+            link.figures.http_sent.add(size)
+
     async def metrics(
         self,
         databases: Collection[Identity] | None,
