@@ -78,6 +78,10 @@ class RigActor(TransactionActor):
         """A call through another reader, before all that waits in the mailbox."""
         self.database.call_by_name(self._other, name, 0, args)
 
+    def make_durable(self) -> None:
+        """All that was published is in the log."""
+        self._control.publish_durable(self._control.words[words.NEXT_OFFSET] - 1, self._ring.head)
+
     def run_program(self, program: str, break_clients: bool = False) -> None:
         """Another program; nobody has heard of it yet."""
         source = program.encode()
@@ -87,7 +91,7 @@ class RigActor(TransactionActor):
 class RigClient:
     """A client of the link, as its cache sees things: whatever is deleted must be there."""
 
-    def __init__(self, rig: Rig, cls: type[Client] = Client, owner: bool = True) -> None:
+    def __init__(self, rig: Rig, cls: type[Client], owner: bool, confirmed: bool) -> None:
         self._rig = rig
         ours, self._socket = socket.socketpair()
         for end in (ours, self._socket):
@@ -102,7 +106,7 @@ class RigClient:
         number = link.new_number()
         identity = OWNER if owner else Identity(number.to_bytes(32, "big"))
         connection = ConnectionId(number.to_bytes(16, "big"))
-        self.client = cls(ours, link, number, identity, connection, "", False, False)
+        self.client = cls(ours, link, number, identity, connection, "", False, confirmed)
         rig.lane.clients.add(self.client)
         link.connect(self.client, "{}")
 
@@ -242,9 +246,9 @@ class Rig:
             is_update,
         )
 
-    def client(self, cls: type[Client] = Client, owner: bool = True) -> RigClient:
-        """A client that has been greeted."""
-        client = RigClient(self, cls, owner)
+    def client(self, cls: type[Client] = Client, owner: bool = True, confirmed: bool = False) -> RigClient:
+        """A client that has been greeted. `confirmed`: it hears of what is durable only."""
+        client = RigClient(self, cls, owner, confirmed)
         self.turn()
         client.payloads()
         return client

@@ -155,6 +155,7 @@ class Play:
             *[self.publish] * 4,
             *[self.pump] * 8,
             *[self.slice] * 8,
+            *[self.rig.actor.make_durable] * 2,
             self.come,
             self.leave,
             self.wait,
@@ -171,7 +172,8 @@ class Play:
 
     def come(self) -> None:
         if len(self.clients) < 6:
-            self.clients[self.rig.client(owner=self.draw.random() < 0.6)] = {}
+            owner, confirmed = self.draw.random() < 0.6, self.draw.random() < 0.4
+            self.clients[self.rig.client(owner=owner, confirmed=confirmed)] = {}
 
     def leave(self) -> None:
         if (client := self.client()) is not None and len(self.clients) > 1:
@@ -240,6 +242,7 @@ class Play:
         quiet = turns = 0
         while quiet < 10:
             self.rig.turn()
+            self.rig.actor.make_durable()
             is_busy = self.rig.link.lookups.is_pausing or any(client.client.deferred for client in self.clients)
             quiet = 0 if is_busy else quiet + 1
             turns += 1
