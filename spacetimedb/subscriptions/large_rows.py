@@ -94,7 +94,9 @@ class LargeRows:
             self._collected = []
 
     def leave(self) -> None:
-        """One user less; the last one ends the gathering."""
+        """One user less; the last one ends the gathering, and what was gathered is let go of."""
         self.users -= 1
-        if not self.users and self._batches is not None:
+        if not self.users:
             self._snapshot.close()
+            self._collected = []
+            del self.parts[1:]

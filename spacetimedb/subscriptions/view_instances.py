@@ -94,6 +94,9 @@ class ViewInstances:
     def done(self, user: int) -> bool:
         """The user has registered or run its queries, or is gone. Whether it had pinned anything. Idempotent."""
         self._failures.pop(user, None)
+        for waits in self._requested.values():
+            for wait in waits:
+                wait.is_over |= wait.user == user
         return self._pinned.pop(user, None) is not None
 
     def expects(self, number: int) -> bool:

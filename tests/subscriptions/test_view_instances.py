@@ -146,3 +146,15 @@ def test_answers_to_a_predecessor() -> None:
     assert not reader.views.expects(2)
     reader.views.give_up()
     assert reader.woken == [1]
+
+
+def test_who_leaves_while_it_waits_is_not_called_and_leaves_no_failure() -> None:
+    reader = Reader()
+    assert not reader.want(1, reader.plan(ALICE, "top"))
+    assert not reader.want(2, reader.plan(BOB, "top"))
+    reader.views.done(1)
+    reader.views.failed(reader.requests[0][0], "it failed")
+    assert reader.woken == [2]
+    assert not reader.want(1, reader.plan(ALICE, "top"))  # somebody else, with the same number
+    with pytest.raises(SqlError, match="it failed"):
+        reader.want(2, reader.plan(BOB, "top"))

@@ -50,3 +50,18 @@ async def test_the_connection_is_lost_with_messages_before_the_answer() -> None:
         pass
     assert rig.link.fault is None
     assert losing.client.number not in rig.link.clients
+
+
+async def test_a_large_answer_is_let_go_of_when_it_has_been_sent() -> None:
+    rig = Rig(PROGRAM)
+    caller, reader = rig.client(), rig.client()
+    caller.call("fill", struct.pack("<II", 0, 30))
+    rig.turn()
+    reader.subscribe(1, "SELECT * FROM things")
+    rig.turn()
+    rig.turn()
+    reader.take()
+    assert len(reader.bags[1]) == 30
+    gathered = [part for _, _, parts in rig.link.subscriptions._large._gathering.values() for part in parts]
+    assert gathered
+    assert all(len(part.parts) == 1 for part in gathered)
