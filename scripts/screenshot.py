@@ -34,6 +34,7 @@ DASHBOARD_PAGES = {
     "sql-dark": "#/db/agar/sql",
     "logs": "#/db/agar/logs",
 }
+CHARTS = ("overview-dark", "subscriptions")
 STATEMENT = "SELECT name, mass FROM score WHERE mass > 50 ORDER BY mass DESC LIMIT 15"
 CROWD = (
     "[...game.connection.rows.circle.values()].filter(c => { const e = game.connection.rows.entity.get(c.entity_id),"
@@ -69,7 +70,7 @@ async def take_dashboard(server: ServerProcess, folder: Path) -> None:
                 await page.command("Emulation.setEmulatedMedia", features=dark)
             await page.go(f"{server.base_url}/dashboard/{address}")
             await page.until("document.querySelector('main h1')")
-            await trio.sleep(CHART_SECONDS if "overview" in name else PAGE_SECONDS)
+            await trio.sleep(CHART_SECONDS if name in CHARTS else PAGE_SECONDS)
             if name == "sql-dark":
                 await page.evaluate(f"document.querySelector('textarea').value = {json.dumps(STATEMENT)}")
                 await page.evaluate("document.querySelector('button.primary').click()")
