@@ -30,7 +30,7 @@ class B(Row):
     id: Pk[u64]
 """
 ACTOR = """
-main = __import__("sys").modules["__main__"]
+main = __import__("sys").modules["spacetimedb.workers.transaction_actor.transaction_actor"]
 Actor = main.TransactionActor
 """
 SILENT = ACTOR + "Actor._update = lambda self, message: None" + GOOD

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import SAMPLES, RequestFailed, ServerProcess
 
@@ -217,11 +217,8 @@ def test_processes_that_come_and_go(used: tuple[ServerProcess, str]) -> None:
     server.call("metered", "fetch")
     samples = scrape(server)
     assert value(samples, name, process="outbound", database_identity=identity) > 1e6
-    deadline = time.monotonic() + PATIENCE_S
-    while not value(samples, name, process="loader", database_identity=""):  # the one for the next publish
-        assert time.monotonic() < deadline
-        server.publish(MODULE, "metered")
-        samples = scrape(server)
+    server.publish(MODULE, "metered")
+    until(lambda: value(scrape(server), name, process="loader", database_identity=""))  # the one for the next publish
 
 
 def test_alerts_and_dashboard_ask_for_what_there_is(used: tuple[ServerProcess, str]) -> None:
