@@ -11,6 +11,15 @@ from spacetimedb.memory.figures import COUNTER, DB, GAUGE, HISTOGRAM, Family
 _DISK_US: Final = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
 _AGE_US: Final = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
 _SECONDS_US: Final = (1000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000)
+_USUAL: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+"""Thousandths: the bounds that SpacetimeDB's histograms have if nothing else is said."""
+_SENT_BYTES: Final = (
+    *(100, 500, 1000, 10_000, 100_000, 500_000, 10**6, 5 * 10**6, 10**7),
+    *(25 * 10**6, 5 * 10**7, 75 * 10**6, 10**8, 5 * 10**8),
+)
+_PONG_US: Final = tuple(
+    1000 * milliseconds for milliseconds in (5, 25, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000)
+)
 _TRANSACTIONS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
 LOG_SYNC: Final = Family(
@@ -32,6 +41,10 @@ LOG_SIZE: Final = Family(
     GAUGE,
     "What the commit log takes on the disk; looked at every five seconds.",
     database=DB,
+)
+LOG_BLOCKS: Final = Family("spacetime_message_log_size_blocks", GAUGE, "The same in blocks of 512 bytes.", database=DB)
+MODULE_LOG_SIZE: Final = Family(
+    "spacetime_module_log_file_size_bytes", GAUGE, "The file of the module log that is written to.", database=DB
 )
 SNAPSHOT_SIZE: Final = Family("spacetime_snapshots_size_bytes", GAUGE, "What the snapshots take on the disk.")
 UPDATE_AGE: Final = Family(
@@ -56,6 +69,35 @@ ENDED_BY: Final = {
     ),
 }
 """Figures of one cause, which have names of their own in SpacetimeDB."""
+REQUEST_SIZE: Final = Family(
+    "spacetime_websocket_request_msg_size",
+    HISTOGRAM,
+    "Bytes of WebSocket messages of clients.",
+    ("protocol",),
+    1e-3,
+    _USUAL,
+)
+SENT_SIZE: Final = Family(
+    "spacetime_websocket_sent_msg_size_bytes",
+    HISTOGRAM,
+    "Bytes of WebSocket messages to clients.",
+    (),
+    1,
+    _SENT_BYTES,
+    DB,
+)
+SENT_BYTES: Final = Family(
+    "spacetime_num_bytes_sent_to_clients_total", COUNTER, "Bytes of messages to clients.", ("txn_type",), database=DB
+)
+PONG: Final = Family(
+    "spacetime_websocket_pong_rtt_secs",
+    HISTOGRAM,
+    "From a ping to its answer.",
+    (),
+    1e-6,
+    _PONG_US,
+    DB,
+)
 REQUESTS: Final = Family("spacetime_websocket_requests_total", COUNTER, "WebSocket messages of clients.", ("protocol",))
 REJECTED: Final = Family(
     "spacetime_worker_ws_client_rejections_total",
@@ -79,6 +121,53 @@ HTTP_SENT: Final = Family(
     "Bytes of heads and bodies that were sent as answers on routes of the database.",
     database=DB,
 )
+NEW_QUERIES: Final = Family(
+    "spacetime_num_new_queries_subscribed",
+    COUNTER,
+    "Those of them that no other client of the reader had.",
+    database=DB,
+)
+EVALUATED: Final = Family(
+    "spacetime_num_queries_evaluated",
+    COUNTER,
+    "Queries whose rows were told when their set began or ended.",
+    ("workload",),
+    database=DB,
+)
+DELTAS_EVALUATED: Final = Family(
+    "spacetime_num_delta_queries_evaluated",
+    COUNTER,
+    "Evaluations of live queries for transactions that may concern them.",
+    database=DB,
+)
+DELTAS_MATCHED: Final = Family(
+    "spacetime_num_delta_queries_matched", COUNTER, "Those of them that gave rows.", database=DB
+)
+SCANS: Final = Family(
+    "spacetime_subscription_queries_total",
+    COUNTER,
+    "Queries of new query sets, by how the rows of their table are found.",
+    ("scan_type", "table", "unindexed_columns"),
+    database=DB,
+)
+SUBSCRIBERS: Final = Family("spacetime_subscription_connections", GAUGE, "Clients that have query sets.")
+SUBSCRIPTIONS: Final = Family("spacetime_query_subscriptions", GAUGE, "Queries in the query sets of all clients.")
+LEGACY: Final = Family("spacetime_legacy_subscriptions", GAUGE, "Clients with a subscription of the first form of v1.")
+SEND_QUEUE: Final = Family(
+    "spacetime_subscription_send_queue_length", GAUGE, "Batches of messages that wait until they are durable."
+)
+INCOMING: Final = Family(
+    "spacetime_total_incoming_queue_length",
+    GAUGE,
+    "Messages of clients that wait for the answers of earlier ones.",
+    database=DB,
+)
+OUTGOING: Final = Family(
+    "spacetime_total_outgoing_queue_length",
+    GAUGE,
+    "Batches of messages that wait until their clients take them.",
+    database=DB,
+)
 FAMILIES: Final = {
     family.name: family
     for family in (
@@ -87,14 +176,31 @@ FAMILIES: Final = {
         LOG_APPEND,
         LOG_BATCH,
         LOG_SIZE,
+        LOG_BLOCKS,
+        MODULE_LOG_SIZE,
         SNAPSHOT_SIZE,
         UPDATE_AGE,
         SPAWNED,
         REQUESTS,
+        REQUEST_SIZE,
+        SENT_SIZE,
+        SENT_BYTES,
+        PONG,
         ENDED,
         *ENDED_BY.values(),
         REJECTED,
         SUBSCRIBED,
+        NEW_QUERIES,
+        EVALUATED,
+        DELTAS_EVALUATED,
+        DELTAS_MATCHED,
+        SCANS,
+        SUBSCRIBERS,
+        SUBSCRIPTIONS,
+        LEGACY,
+        SEND_QUEUE,
+        INCOMING,
+        OUTGOING,
         HTTP_SENT,
         COMPILE,
     )

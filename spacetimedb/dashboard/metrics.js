@@ -8,7 +8,7 @@ const KEPT_SERIES = 400_000; // of all samples: servers with many databases have
 const SHOWN = [
   ...['committed_transactions_total', 'reducer_calls_total', 'reducer_errors_total', 'txn_elapsed_time_sec', 'update_age_seconds',
     'commitlog_sync_seconds', 'message_log_size_bytes', 'memory_region_bytes', 'num_table_rows', 'subscription_sets',
-    'worker_connected_clients', 'worker_ws_clients_aborted', 'websocket_sent_bytes_total', 'websocket_sent_messages_total',
+    'worker_connected_clients', 'worker_ws_clients_aborted', 'websocket_sent_msg_size_bytes', 'websocket_sent_messages_total',
     'query_evaluations_total', 'query_rows_total', 'query_seconds_total', 'query_subscribers'].map(name => `spacetime_${name}`),
   'process_cpu_seconds_total', 'process_resident_memory_bytes',
 ];

@@ -160,6 +160,8 @@ class DatabaseFigures:
         self.batch = board.histogram(BATCH)
         self.queue = board.counter(QUEUE)
         self.queues = board.histogram(QUEUES)
+        self.found = 0
+        """Requests that have been found waiting since `show_queue`."""
         self.sql = board.histogram(ELAPSED, SQL, "")
         self.views: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         """Runs of views since the last refresh: how many, nanoseconds in the function, and in all."""
@@ -201,6 +203,13 @@ class DatabaseFigures:
     def triggered(self, reducer: str, views: int) -> None:
         """What a reducer has changed makes so many views run."""
         self._board.counter(VIEWS_TRIGGERED, reducer).add(views)
+
+    def show_queue(self) -> None:
+        """A round of requests has been run."""
+        if self.found:
+            self.queue.set(self.found)
+            self.queues.observe(self.found)
+            self.found = 0
 
     def look_again(self) -> None:
         """There is something new, or there are other tables now."""

@@ -32,7 +32,7 @@ and single loads and stores never tear. Times are microseconds of the system-wid
     64    reader 0               reader       eight words each, up to reader 15:
                                               +0 expects_log (lowered by the log keeper),
                                               +1 pid, +2 connections, +3 subscriptions, +4 live queries,
-                                              +5 messages sent, +6 bytes sent, +7 connections dropped
+                                              +5 messages sent, +6 connections dropped
     512                          actor        its board of figures (see `figures`), 65536 words
     66048                        log keeper   its board, 2048 words
     68096                        readers      their boards, 8192 words each
@@ -84,8 +84,7 @@ READER_CONNECTIONS: Final = 2
 READER_SUBSCRIPTIONS: Final = 3
 READER_QUERIES: Final = 4
 READER_MESSAGES: Final = 5
-READER_BYTES: Final = 6
-READER_DROPPED: Final = 7
+READER_DROPPED: Final = 6
 
 STARTING, RECOVERING, SERVING, STOPPED = 0, 1, 2, 3
 """Values of `actor_state`."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -108,6 +108,15 @@ class Histogram:
             words[first + 1 + bisect_left(self._bounds, value)] += 1
         except ValueError:  # more than a word holds: somebody else has written there
             pass
+
+    def observe_all(self, counts: Mapping[int, int]) -> None:
+        """Counts values >= 0, each so many times. O(different values)."""
+        for value, count in counts.items():
+            try:
+                self._words[self._first] += value * count
+                self._words[self._first + 1 + bisect_left(self._bounds, value)] += count
+            except ValueError:
+                pass  # as in `observe`
 
 
 class Board:

@@ -86,6 +86,21 @@ class SelectPlan(Struct, frozen=True, eq=False, dict=True):
         """Whether any of its tables is a view."""
         return any(relvar.table.is_view for fragment in self.fragments for relvar in fragment.relvars)
 
+    @cached_property
+    def scan(self) -> tuple[str, str, str]:
+        """How the rows that it returns are found, as metrics tell it: `fully_indexed`, `indexed_with_filter` or
+        `sequential`, the table, and the columns of the condition that no index finds."""
+        number, table = self.returned or 0, self.table
+        known = {*self.equalities(number)}
+        if self.joins and (on := self.joins[0]) is not None:
+            known |= {side.column for side in (on.earlier, on.joined) if side.relvar == number}
+        found = next((column for column in known if (column,) in table.indexes), None)
+        used = {column for term in self.terms for relvar, column in columns_of(term) if relvar == number}
+        columns = ",".join(table.columns[column].name for column in sorted(used - {found}))
+        if found is None:
+            return "sequential", table.name, columns
+        return "indexed_with_filter" if columns else "fully_indexed", table.name, columns
+
     @property
     def is_single(self) -> bool:
         """Whether it reads one table only."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from heapq import nlargest
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from spacetimedb.sql.catalog import TableRef
 from spacetimedb.sql.execute import RowSource
@@ -34,13 +35,15 @@ class QueryCost(Struct):
 
 class SubscriptionCounts(Struct):
     """What happened since the start: queries of new query sets, those of them that nobody had before, queries whose
-    rows were told at the end of their set; what commits have evaluated of live queries, and what of it had changes."""
+    rows were told at the end of their set; what commits have evaluated of live queries, and what of it had changes;
+    parts of queries of new sets by `SelectPlan.scan`."""
 
     registered: int = 0
     started: int = 0
     ended: int = 0
     evaluated: int = 0
     matched: int = 0
+    scans: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
 class TableStatistics:

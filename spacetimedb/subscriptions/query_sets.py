@@ -291,6 +291,7 @@ class Subscriptions:
                 self._start(query)
                 self.counts.started += 1
         self.counts.registered += len(added)
+        self.counts.scans.update(plan.scan for query in added for plan in query.plans)
         if old is not None and not old.is_shared:
             old.sets[query_set_id] = added
             listen(old, query_set_id, added)

@@ -65,17 +65,18 @@ LOCK_RETRY_S: Final = 0.02
 _COMMIT: Final = Layout("<5xB2xQ24xII")
 """Of a commit record: flags, horizon, position and length of the log payload."""
 _FRAME: Final = Layout("<IB")
+BLOCK_BYTES: Final = 512
 MEASURE_S: Final = 5.0
 """Between two looks at how much room the files take."""
 
 
-def directory_bytes(directory: Path) -> int:
-    """What the files in a directory and below take on the disk."""
+def directory_blocks(directory: Path) -> int:
+    """Blocks of BLOCK_BYTES that the files in a directory and below take on the disk."""
     total = 0
     for folder, _folders, names in os.walk(directory):
         for name in names:
             try:
-                total += os.stat(os.path.join(folder, name)).st_blocks * 512
+                total += os.stat(os.path.join(folder, name)).st_blocks
             except OSError:
                 pass  # removed meanwhile
     return total
@@ -89,6 +90,11 @@ class ModuleLogFile:
         directory.mkdir(parents=True, exist_ok=True)
         self._name = ""
         self._fd = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file that is open; 0 if there is none."""
+        return os.fstat(self._fd).st_size if self._fd >= 0 else 0
 
     def write(self, lines: bytes) -> None:
         """Appends; a failure to write the module log loses lines, nothing else."""
@@ -142,6 +148,8 @@ class LogKeeper:
         self._append_time = board.histogram(metric_families.LOG_APPEND)
         self._batch = board.histogram(metric_families.LOG_BATCH)
         self._log_size = board.counter(metric_families.LOG_SIZE)
+        self._log_blocks = board.counter(metric_families.LOG_BLOCKS)
+        self._module_log_size = board.counter(metric_families.MODULE_LOG_SIZE)
         self._snapshot_size = board.counter(metric_families.SNAPSHOT_SIZE)
         self._next_measure = 0.0
         self._measure()
@@ -229,10 +237,16 @@ class LogKeeper:
 
     def _measure(self) -> None:
         """Looks how much room log and snapshots take, now and then."""
-        if self._log is not None and time.monotonic() >= self._next_measure:
-            self._next_measure = time.monotonic() + MEASURE_S
-            self._log_size.set(directory_bytes(self._log.directory))
-            self._snapshot_size.set(directory_bytes(snapshot_directory(self._log.directory)))
+        now = time.monotonic()
+        if now < self._next_measure:
+            return
+        self._next_measure = now + MEASURE_S
+        self._module_log_size.set(self._module_log.size)
+        if self._log is not None:
+            blocks = directory_blocks(self._log.directory)
+            self._log_blocks.set(blocks)
+            self._log_size.set(BLOCK_BYTES * blocks)
+            self._snapshot_size.set(BLOCK_BYTES * directory_blocks(snapshot_directory(self._log.directory)))
 
     def _drain(self) -> bool:
         """One batch. False if the ring was empty, or if there is no room for the batch yet."""
@@ -292,9 +306,9 @@ class LogKeeper:
             self._append_time.observe((appended - started) // 1000)
             self._batch.observe(len(payloads))
             self._control.words[words.LOG_BYTES] += sum(map(len, payloads))
-            self._measure()
         if lines:
             self._module_log.write(b"".join(lines))
+        self._measure()
         self._pending = False
         if self._ring.advance():
             self._actor_bell.ring()

@@ -8,6 +8,7 @@ from spacetimedb.hosts import mail
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.protocol import v2
 from spacetimedb.workers.reader.client import OPEN
+from spacetimedb.workers.reader.link_figures import MODULE_REFUSED
 
 if TYPE_CHECKING:
     from spacetimedb.workers.reader.database_link import DatabaseLink
@@ -37,8 +38,7 @@ def follow_answer(link: DatabaseLink, record: bytes) -> None:
         link.requests.run_deferred(client)
         return
     if outcome == Outcome.REFUSED:
-        link.figures.rejected()
-        link.lane.drop(client, "module_refused")
+        link.lane.drop(client, MODULE_REFUSED)
         return
     if outcome == Outcome.RETURNED:
         link.outbox.tell(client, v2.procedure_result_returned(request_id, body, timestamp, duration), horizon)

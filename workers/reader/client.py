@@ -69,6 +69,8 @@ class Client:
     """Server messages as WebSocket messages of one each."""
     is_text: ClassVar[bool] = False
     """It gets text."""
+    first_kind: ClassVar[int] = 0
+    """Kind of its messages with the first byte 0, for `Outbox.sent`."""
 
     __slots__ = (
         "allowance",
@@ -296,6 +298,8 @@ class Lane:
             if opcode == frames.BINARY:
                 self._receive(client, payload, client.parse)
             elif opcode == frames.PONG_OPCODE:
+                if client.pinged_at:
+                    client.link.figures.pong.observe(int((self.now - client.pinged_at) * 1e6))
                 client.pinged_at = 0.0
             elif opcode == frames.TEXT:
                 self._receive(client, payload, client.parse_text)
@@ -312,7 +316,7 @@ class Lane:
     def _receive(self, client: Client, payload: bytes, parse: Parse) -> None:
         if client.state > OPEN:
             return
-        client.link.figures.received[client.is_text] += 1
+        client.link.figures.received[client.is_text][len(payload)] += 1
         try:
             messages = parse(payload, client.several)
         except v2.ClientDecodeError as error:

@@ -220,7 +220,7 @@ class ClientRequests:
         catalog = self._link.views.catalog(self._link.catalog.for_caller(client.identity), client.identity)
         started = time.perf_counter_ns()
         queries = self._link.subscriptions.compile_set(texts, client.identity, client.is_owner, catalog)
-        self._link.figures.compiled(len(queries), time.perf_counter_ns() - started)
+        self._link.figures.compiled(time.perf_counter_ns() - started)
         self._link.lane.active.set()
         if not self._have_views(client, catalog):
             return None

@@ -123,7 +123,7 @@ def answer_later(
         del client.messages[0]
         opcode = TEXT if client.is_text else BINARY
         body = parts if client.is_text else [UNCOMPRESSED, *parts]
-        link.outbox.send_parts(client, list(frame_parts(body, opcode)), horizon)
+        link.outbox.send_parts(client, list(frame_parts(body, opcode)), horizon, client.first_kind + parts[0][0])
         if link.has_client(client):
             link.outbox.touched.add(client)
         link.outbox.flush()

@@ -60,6 +60,18 @@ WORDS: Final[tuple[tuple[str, str, str, Callable[[memoryview], float]], ...]] = 
         lambda block: block[words.REDUCER_ERRORS],
     ),
     (
+        "spacetime_module_host_init_attempts_total",
+        "counter",
+        "How often the database was started.",
+        lambda block: block[words.HOST_STARTS],
+    ),
+    (
+        "spacetime_module_host_init_failures_total",
+        "counter",
+        "How often that failed.",
+        lambda block: block[words.HOST_FAILURES],
+    ),
+    (
         "spacetime_commitlog_written_bytes_total",
         "counter",
         "Transactions' bytes written to the log since start.",
@@ -102,7 +114,6 @@ READER_WORDS: Final = (
     ("spacetime_subscription_sets", "gauge", "Live query sets.", words.READER_SUBSCRIPTIONS),
     ("spacetime_active_queries", "gauge", "Live queries, each at every reader that has it.", words.READER_QUERIES),
     ("spacetime_websocket_sent_messages_total", "counter", "Messages sent to clients.", words.READER_MESSAGES),
-    ("spacetime_websocket_sent_bytes_total", "counter", "Bytes of messages sent to clients.", words.READER_BYTES),
     ("spacetime_worker_ws_clients_aborted", "gauge", "Clients dropped for slowness.", words.READER_DROPPED),
 )
 """Words of each reader, summed."""
@@ -122,6 +133,7 @@ QUERY_FIGURES: Final[tuple[tuple[str, str, str, Callable[[QueryCost], float]], .
     ),
     ("spacetime_query_subscribers", "gauge", "Clients that have a live query.", lambda cost: cost.subscribers),
 )
+INSTANCES: Final = "spacetime_module_instances"
 LAG: Final = "spacetime_fan_out_lag_bytes"
 MEMORY: Final = "spacetime_memory_region_bytes"
 _HEADERS: Final = (
@@ -129,6 +141,7 @@ _HEADERS: Final = (
     | NAMES
     | {name: header(name, kind, help_text) for name, kind, help_text, _ in QUERY_FIGURES}
     | {
+        INSTANCES: header(INSTANCES, "gauge", "1 while the database serves."),
         LAG: header(LAG, "gauge", "Published by the actor and not yet processed."),
         MEMORY: header(MEMORY, "gauge", "Shared memory; of the heap what has ever been used."),
     }
@@ -155,7 +168,7 @@ class Metrics:
     ) -> bytes:
         """The metrics `names` (None: all) of these databases, with the texts of queries of those; None: of all. What
         belongs to no database is there only with all."""
-        lines: Lines = {name: [head] for name, head in _HEADERS.items()}
+        lines: Lines = {name: [] for name in _HEADERS}
         piece = _Piece()
         links = list(self._reader.links.values())
         self._boards = {link: known for link, known in self._boards.items() if not link.down}
@@ -182,8 +195,8 @@ class Metrics:
             await piece.end()
         parts: list[bytes] = []
         for name, found in lines.items():
-            if names is None or name in names:
-                parts.append("".join(found).encode())
+            if found and (names is None or name in names):
+                parts.append("".join((_HEADERS[name], *found)).encode())
                 await piece.end()
         return b"".join(parts)
 
@@ -192,6 +205,8 @@ class Metrics:
         mine = labels({"database_identity": identity})
         for name, _kind, _help, read in WORDS:
             lines[name].append(f"{name}{{{mine}}} {read(control.words)}\n")
+        serves = int(control.words[words.ACTOR_STATE] == words.SERVING)
+        lines[INSTANCES].append(f'{INSTANCES}{{{mine},module_type="Wasm"}} {serves}\n')
         sums = control.reader_sums()
         for name, _kind, _help, word in READER_WORDS:
             lines[name].append(f"{name}{{{mine}}} {sums[word]}\n")

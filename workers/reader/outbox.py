@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
 from spacetimedb.protocol import v2
 from spacetimedb.workers.reader.client import Client, Lane
 
+MAX_KINDS: Final = 256
+UPDATE: Final = 4
+"""Kind of a TransactionUpdate of v2."""
 MAX_HELD: Final = 16384
 """Batches of messages that wait until they are durable; a client with more is dropped."""
 
@@ -30,8 +34,10 @@ class Outbox:
         """Framed form of messages that several clients get, by id of the message; for one batch."""
         self.shared: list[bytes] = []
         """Those messages: as long as they are here, no other gets their id."""
-        self.messages_sent = 0
-        self.bytes_sent = 0
+        self.sent: tuple[defaultdict[int, int], ...] = tuple(defaultdict(int) for _ in range(MAX_KINDS))
+        """How many WebSocket messages of each size, by their kind: `Client.first_kind` and the first byte."""
+        self.more_messages = 0
+        """Messages that shared a WebSocket message with others."""
         self.dropped = 0
         """Clients that did not take their messages in time."""
 
@@ -47,6 +53,7 @@ class Outbox:
         # What was read from the heap is only right if the actor had to keep it for this reader.
         self._check_attached()
         touched, frames, durable, send = self.touched, self._frames, self.durable, self._lane.send
+        updates = self.sent[UPDATE]
         while touched:
             client = touched.pop()
             messages = client.messages
@@ -54,9 +61,8 @@ class Outbox:
                 # The many clients that get the same update: framed once, nothing else to decide.
                 data = frames.get(id(messages[0]))
                 if data is not None and (client.horizon <= durable or not client.confirmed):
-                    self.messages_sent += 1
                     client.messages = []
-                    self.bytes_sent += len(data)
+                    updates[len(data)] += 1
                     send(client, data)
                     continue
             self.flush_client(client)
@@ -81,7 +87,7 @@ class Outbox:
             messages, waiting = messages[:at], messages[at:]
         if not messages:
             return
-        self.messages_sent += len(messages)
+        self.more_messages += len(messages) - 1
         if len(messages) == 1:
             message = messages[0]
             data = self._frames.get(id(message))
@@ -95,7 +101,7 @@ class Outbox:
         else:
             data = client.pack(messages)
         client.messages = waiting
-        self.bytes_sent += len(data)
+        self.sent[client.first_kind + messages[0][0]][len(data)] += 1
         if client.confirmed and (client.held or client.horizon > self.durable):
             client.held.append((client.horizon, data))
             self.holding.add(client)
@@ -104,11 +110,10 @@ class Outbox:
         else:
             self._lane.send(client, data)
 
-    def send_parts(self, client: Client, parts: list[bytes | memoryview], horizon: int) -> None:
+    def send_parts(self, client: Client, parts: list[bytes | memoryview], horizon: int, kind: int) -> None:
         """Sends one large message that is framed already."""
-        self.messages_sent += 1
         size = sum(map(len, parts))
-        self.bytes_sent += size
+        self.sent[kind][size] += 1
         client.allowance += size
         if client.confirmed and (client.held or horizon > self.durable):
             client.held.extend((horizon, part) for part in parts)

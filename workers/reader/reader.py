@@ -249,19 +249,18 @@ class Reader:
                     self.lane.active.set()  # look again: costs are shown later, tables are kept for a while
 
     def _show_figures(self, link: DatabaseLink) -> None:
+        link.figures.show(link)
         block = link.control
         first = block.reader_word(self.number, 0)
         for word, value in (
             (words.READER_PID, os.getpid()),
             (words.READER_CONNECTIONS, len(link.clients) + len(link.v1.clients)),
-            (words.READER_SUBSCRIPTIONS, link.subscriptions.live_counts()[1]),
+            (words.READER_SUBSCRIPTIONS, link.figures.sets),
             (words.READER_QUERIES, link.subscriptions.query_count),
-            (words.READER_MESSAGES, link.outbox.messages_sent),
-            (words.READER_BYTES, link.outbox.bytes_sent),
+            (words.READER_MESSAGES, link.figures.messages_sent),
             (words.READER_DROPPED, link.outbox.dropped),
         ):
             block.words[first + word] = value
-        link.figures.show_received()
 
     async def run(self) -> None:
         """Serves until told to stop, or until the supervisor is gone."""

@@ -27,6 +27,7 @@ from spacetimedb.types.sats_json import row_to_json
 from spacetimedb.workers.reader.catalog import DatabaseCatalog
 from spacetimedb.workers.reader.client import MAX_UNANSWERED, OPEN, Client
 from spacetimedb.workers.reader.large_answers import Part, answer_later, bytes_of, large_one_off
+from spacetimedb.workers.reader.link_figures import MODULE_REFUSED
 from spacetimedb.workers.reader.v1_large import Marked
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class V1Client(Client):
     parse = staticmethod(v1.parse)
     parse_text = staticmethod(v1_json.parse)
     pack = staticmethod(form.pack)
+    first_kind: ClassVar[int] = 16
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -112,6 +114,7 @@ class V1JsonClient(V1Client):
     form: ClassVar[v1.Form] = v1_json.Json()
     is_text: ClassVar[bool] = True
     pack = staticmethod(form.pack)
+    first_kind: ClassVar[int] = 32
 
 
 CLIENT_CLASSES: Final[dict[str, type[Client]]] = {v2.V1_BSATN: V1Client, v2.V1_JSON: V1JsonClient}
@@ -236,8 +239,7 @@ class V1Clients:
             self._tell(client, v1.identity_token(client.identity, client.token, client.connection_id))
             link.requests.run_deferred(client)
         elif outcome == Outcome.REFUSED:
-            link.figures.rejected()
-            link.lane.drop(client, "module_refused")
+            link.lane.drop(client, MODULE_REFUSED)
         elif outcome in _OF_PROCEDURES:
             procedure = client.procedures.pop(request_id)
             if outcome == Outcome.RETURNED:

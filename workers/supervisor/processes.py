@@ -85,6 +85,7 @@ class DatabaseProcesses:
         self._keep_program = keep_program
         self._history = History()
         self._libraries: set[str] = set()
+        self._starts = self._failed_starts = 0
         self._serves = trio.Event()
         """Set, and replaced, when an actor begins to serve."""
         self.identity = identity
@@ -130,12 +131,14 @@ class DatabaseProcesses:
             if self.stopping:
                 raise DatabaseFailed("the database is being stopped")
             self._starting = True
+            self._starts += 1
             try:
                 self.ready = await self._start(create, program, program_hash)
                 if self.ready.recovered_program is not None:
                     self.program, self.program_hash = self.ready.recovered_program, self.ready.program_hash
                     self._keep_program(self.program, self.program_hash)
             except BaseException as error:
+                self._failed_starts += 1
                 with trio.CancelScope(shield=True):
                     await self._end_at_once()
                 if isinstance(error, OSError):
@@ -156,6 +159,8 @@ class DatabaseProcesses:
         self.directory.mkdir(parents=True, exist_ok=True)
         database = self.identity[::-1].hex()
         shared = self._shared = SharedParts(database[:12])
+        shared.control.words[words.HOST_STARTS] = self._starts
+        shared.control.words[words.HOST_FAILURES] = self._failed_starts
         actor = self._actor = await ActorProcess.start(
             database, shared, self._confinement.memory_bytes, self._rules.http_reach, self._say
         )

@@ -238,6 +238,7 @@ class TransactionActor:
                         self._taken[reader] = data, at
             if worked:
                 self._control.words[words.MAILBOX_DEPTH] = waiting
+                database.figures.show_queue()
             for _ in range(JOBS_PER_ROUND):
                 if self._is_full or self._holds_schedules or not database.run_due():
                     break
@@ -280,6 +281,7 @@ class TransactionActor:
             if not self._show_figures():
                 wait_s = min(wait_s, FIGURES_S)
             if wait_s > 0:
+                database.figures.queue.set(0)
                 self._rest()
                 ready = self._poller.poll(min(wait_s, MAX_IDLE_S) * 1000 + 0.5)
                 self._work()
@@ -386,7 +388,7 @@ class TransactionActor:
         database = self.database
         clients, unpack = database.clients, mail.REQUEST_HEAD.unpack_from
         call: Callable[[Caller, int, int, bytes], None] = self._refuse if self._is_full else database.call
-        end, count, late = len(data), 0, self._beats + TICKS_PER_ROUND
+        first, end, count, late = at, len(data), 0, self._beats + TICKS_PER_ROUND
         while at < end:
             length, kind, flags, detail, connection, request_id = unpack(data, at)
             who = clients.get((reader, connection))
@@ -408,6 +410,7 @@ class TransactionActor:
             count += 1
             if count == REQUESTS_PER_ROUND or self._beats >= late:
                 break
+        database.figures.found += count if at == end else count * (end - first) // (at - first)
         return at
 
     def _run_other(

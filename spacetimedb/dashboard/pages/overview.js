@@ -24,7 +24,7 @@ function charts() {
     chart('Connections', short, [{ name: 'clients', colour: 1 }, { name: 'sets', colour: 2 }],
       (_before, now) => [now.sum('spacetime_worker_connected_clients'), now.sum('spacetime_subscription_sets')]),
     chart('Sent to clients', value => `${bytes(value)}/s`, [{ name: 'bytes', colour: 2 }],
-      rates('spacetime_websocket_sent_bytes_total'), { base: 1024, least: 1024 }),
+      rates('spacetime_websocket_sent_msg_size_bytes_sum'), { base: 1024, least: 1024 }),
     chart('Memory', bytes, [{ name: 'total', colour: 4 }, { name: 'rows', colour: 2 }],
       (_before, now) => [now.sum('process_resident_memory_bytes'), region(now, 'heap')], { base: 1024, least: 1 << 20 }),
     chart('Processor', value => `${short(100 * value)} %`, [{ name: 'all processes', colour: 4 }],

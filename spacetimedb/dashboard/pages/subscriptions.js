@@ -21,7 +21,7 @@ export function show(body, context) {
     if (!now) return;
     const series = read => samples.map((sample, at) => ({ at: sample.at / 1000, values: [read(samples[at - 1] ?? null, sample)] }));
     sent.draw(series((before, sample) => rate(before, sample, 'spacetime_websocket_sent_messages_total', id)));
-    size.draw(series((before, sample) => rate(before, sample, 'spacetime_websocket_sent_bytes_total', id)));
+    size.draw(series((before, sample) => rate(before, sample, 'spacetime_websocket_sent_msg_size_bytes_sum', id)));
     sets.draw(series((_before, sample) => sample.sum('spacetime_subscription_sets', id)));
     const queries = new Map();
     for (const figure of ['evaluations_total', 'rows_total', 'seconds_total', 'subscribers']) {
