@@ -57,7 +57,8 @@ def pick_equality(plan: SelectPlan, relvar: int) -> tuple[int, Constant] | None:
 def join_sides(plan: SelectPlan) -> JoinSides | None:
     """How a join goes, None if no table of it is narrowed by a constant (events have no rows to start from).
 
-    If both are, it starts from one where an index finds them, else from the one returned.
+    If both are, it starts from one where an index finds them, else from the one returned. `plan`: one of those that
+    subscriptions accept, of two tables joined on a column of each; `plan_subscription` refuses all others.
     """
     on = plan.joins[0]
     assert on is not None
