@@ -61,7 +61,7 @@ while frame is not None:
     callers.add(frame.f_code.co_name)
     frame = frame.f_back
 POINT = {point!r} if "_update" in callers else ""
-main = sys.modules["spacetimedb.workers.transaction_actor.transaction_actor"]
+main = sys.modules.get("spacetimedb.workers.transaction_actor.transaction_actor")
 if POINT == "loading":
     crash()
 elif POINT == "between commit and publication":
