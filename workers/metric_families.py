@@ -10,9 +10,9 @@ from spacetimedb.memory.figures import COUNTER, DB, GAUGE, HISTOGRAM, Family
 
 _DISK_US: Final = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 50_000, 100_000, 500_000, 1_000_000)
 _AGE_US: Final = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
-_SECONDS_US: Final = (1000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000)
 _USUAL: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 """Thousandths: the bounds that SpacetimeDB's histograms have if nothing else is said."""
+_USUAL_US: Final = tuple(1000 * bound for bound in _USUAL)
 _SENT_BYTES: Final = (
     *(100, 500, 1000, 10_000, 100_000, 500_000, 10**6, 5 * 10**6, 10**7),
     *(25 * 10**6, 5 * 10**7, 75 * 10**6, 10**8, 5 * 10**8),
@@ -54,6 +54,23 @@ UPDATE_AGE: Final = Family(
     (),
     1e-6,
     _AGE_US,
+)
+CALL_AND_QUERIES: Final = Family(
+    "spacetime_reducer_plus_query_duration_sec",
+    HISTOGRAM,
+    "From the start of the oldest reducer call of a batch until its updates were handed to the sockets.",
+    ("reducer",),
+    1e-6,
+    _USUAL_US,
+    DB,
+)
+ROUND_TRIP: Final = Family(
+    "spacetime_request_round_trip_time",
+    HISTOGRAM,
+    "From the arrival of a reducer call until its answer went out; of one call at a time of each reader.",
+    ("txn_type", "reducer_symbol"),
+    1e-6,
+    _USUAL_US,
 )
 SPAWNED: Final = Family("spacetime_worker_ws_clients_spawned", GAUGE, "WebSocket clients that connected.")
 ENDED: Final = Family(
@@ -105,14 +122,16 @@ REJECTED: Final = Family(
     "WebSocket clients that were not let in: the module's hook refused.",
     ("cause",),
 )
-SUBSCRIBED: Final = Family("spacetime_num_queries_subscribed", COUNTER, "Queries of query sets that clients asked for.")
+SUBSCRIBED: Final = Family(
+    "spacetime_num_queries_subscribed", COUNTER, "Queries of query sets that clients asked for.", database=DB
+)
 COMPILE: Final = Family(
     "spacetime_subscription_compile_time_sec",
     HISTOGRAM,
     "Compiling the queries of one Subscribe.",
     ("workload",),
     1e-6,
-    _SECONDS_US,
+    _USUAL_US,
     DB,
 )
 HTTP_SENT: Final = Family(
@@ -180,6 +199,8 @@ FAMILIES: Final = {
         MODULE_LOG_SIZE,
         SNAPSHOT_SIZE,
         UPDATE_AGE,
+        CALL_AND_QUERIES,
+        ROUND_TRIP,
         SPAWNED,
         REQUESTS,
         REQUEST_SIZE,

@@ -18,6 +18,7 @@ PROMETHEUS_NAMES: Final = {
     "spacetime_txn_elapsed_time_sec": "spacetime_txn_elapsed_time_seconds",
     "spacetime_reducer_wait_time_sec": "spacetime_reducer_wait_time_seconds",
     "spacetime_subscription_compile_time_sec": "spacetime_subscription_compile_time_seconds",
+    "spacetime_reducer_plus_query_duration_sec": "spacetime_reducer_plus_query_duration_seconds",
     "spacetime_num_queries_subscribed": "spacetime_num_queries_subscribed_total",
     "spacetime_worker_instance_operation_queue_length_histogram": "spacetime_worker_instance_operation_queue_lengths",
     "spacetime_num_new_queries_subscribed": "spacetime_num_new_queries_subscribed_total",

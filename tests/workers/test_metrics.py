@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import time
@@ -22,7 +23,10 @@ from server_process import SAMPLES, RequestFailed, ServerProcess
 
 from spacetimedb.client.blocking import connect
 from spacetimedb.http.server_routes import PROMETHEUS_NAMES
+from spacetimedb.workers.metric_families import FAMILIES
+from spacetimedb.workers.reader.exposition import NAMES
 
+CORE = Path(__file__).resolve().parents[1] / "vectors" / "http" / "metrics_core.json"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MODULE = b"""
 from spacetimedb import (
@@ -82,11 +86,17 @@ Samples = dict[str, list[tuple[dict[str, str], float]]]
 def scrape(server: ServerProcess) -> Samples:
     """Samples by name; the database is `database_identity` in all."""
     found: Samples = defaultdict(list)
-    for family in text_string_to_metric_families(scrape_text(server)):
-        for sample in family.samples:
-            database = {"database_identity": sample.labels["db"]} if "db" in sample.labels else {}
-            found[sample.name].append((sample.labels | database, sample.value))
+    for name, labels, number in samples_of(scrape_text(server)):
+        database = {"database_identity": labels["db"]} if "db" in labels else {}
+        found[name].append((labels | database, number))
     return found
+
+
+def samples_of(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Names, labels and values as they stand in a text: the parser names counters by its own rules if it is told."""
+    for family in text_string_to_metric_families(re.sub("(?m)^# TYPE .*\n", "", text)):
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
 
 
 def scrape_text(server: ServerProcess, query: str = "") -> str:
@@ -204,6 +214,98 @@ def test_every_family_is_documented_and_every_documented_one_exists(used: tuple[
         for labels, _value in found:
             told = documented[name if name in documented else name.rpartition("_")[0]]
             assert labels.keys() - {"db", "database_identity", "le"} == told, name
+
+
+def test_upstreams_core_metrics_are_as_upstream_has_them(used: tuple[ServerProcess, str]) -> None:
+    server, identity = used
+    text = scrape_text(server)
+    kinds, left_out = _kinds(text), _left_out()
+    samples: Samples = defaultdict(list)
+    for name, found_labels, number in samples_of(text):
+        if identity in found_labels.values():
+            samples[name].append((found_labels, number))
+    core = json.loads(CORE.read_text())
+    assert left_out < {metric["name"] for metric in core}
+    for metric in core:
+        name, labels = metric["name"], set(metric["labels"])
+        if name in left_out:
+            assert name not in NAMES, f"{name} is there, say the documents"
+        elif name in OF_BAD_CLIENTS:
+            family = FAMILIES[name]
+            assert (family.kind_name, {family.database, *family.labels}) == (metric["type"], labels), name
+        else:
+            assert kinds[name] == metric["type"], name
+            is_histogram = metric["type"] == "histogram"
+            found = samples[name + "_count" if is_histogram else name]
+            assert found, name
+            assert {frozenset(label) for label, _value in found} == {frozenset(labels)}, name
+            if is_histogram:
+                bounds = [
+                    label["le"] for label, _value in samples[name + "_bucket"] if label.items() >= found[0][0].items()
+                ]
+                assert [float(bound) for bound in bounds] == [*map(float, metric["buckets"]), math.inf], name
+
+
+def _left_out() -> set[str]:
+    """The core metrics that are not there, as the documents say."""
+    found = re.search(r"^Of SpacetimeDB's core metrics .*?$(.*?)^$", (DOCS / "metrics.md").read_text(), re.S | re.M)
+    assert found
+    return set(re.findall(r"`(\w+)`", found[0]))
+
+
+def test_counters_move_as_they_should(used: tuple[ServerProcess, str]) -> None:
+    server, identity = used
+    mine = {"database_identity": identity}
+    before = scrape(server)
+    queries = ("SELECT * FROM note WHERE id = 3", "SELECT * FROM note WHERE id = 4 AND text = 'a'",
+               "SELECT * FROM note WHERE text = 'touch'", "SELECT * FROM first")  # fmt: skip
+    with connect(server.ws_url, "metered") as client:
+        for query in queries:
+            subscription = client.subscribe(query)
+        client.call("touch")
+        await_value(server, 4, "spacetime_query_subscriptions", **mine)
+        client.unsubscribe(subscription)
+        requests = value(before, "spacetime_websocket_requests_total", **mine) + 6
+        samples = await_value(server, requests, "spacetime_websocket_requests_total", **mine)
+        assert value(samples, "spacetime_subscription_connections", **mine) == 1
+    assert server.sql("metered", "SELECT * FROM note")
+
+    def grown(name: str, **labels: str) -> float:
+        return value(samples, name, **mine, **labels) - value(before, name, **mine, **labels)
+
+    by_touch = {"txn_type": "Reducer", "reducer_or_query": "touch", "table_name": "note"}
+    assert grown("spacetime_websocket_request_msg_size_count") == 6
+    assert grown("spacetime_websocket_request_msg_size_sum") > 60
+    assert grown("spacetime_num_rows_inserted_total", **by_touch) == 1
+    assert grown("spacetime_num_rows_deleted_total", **by_touch) == 1
+    assert grown("spacetime_num_index_rows_inserted_total", **by_touch) == 1
+    assert grown("spacetime_num_bytes_written_total", txn_type="Reducer") > 0
+    assert grown("spacetime_num_queries_subscribed") == 4
+    assert 3 <= grown("spacetime_num_new_queries_subscribed") <= 4
+    assert grown("spacetime_num_queries_evaluated", workload="Subscribe") == 4
+    for scan, columns in (("fully_indexed", ""), ("indexed_with_filter", "text"), ("sequential", "text")):
+        labels = {"scan_type": scan, "table": "note", "unindexed_columns": columns}
+        assert grown("spacetime_subscription_queries_total", **labels) == 1
+    assert grown("spacetime_num_delta_queries_evaluated") >= grown("spacetime_num_delta_queries_matched") >= 1
+    assert grown("view_calls", view="first") >= 1
+    assert grown("view_calls_triggered_by_reducer", reducer="touch") == 1
+    assert value(samples, "view_total_time_usec", **mine) >= value(samples, "view_call_time_usec", **mine) > 0
+    for kind in ("Subscribe", "Reducer", "Internal"):
+        assert grown("spacetime_num_bytes_sent_to_clients_total", txn_type=kind) > 0
+    sent = sum(
+        v for labels, v in samples["spacetime_num_bytes_sent_to_clients_total"] if labels.items() >= mine.items()
+    )
+    assert value(samples, "spacetime_websocket_sent_msg_size_bytes_sum", **mine) == sent
+    assert grown("spacetime_websocket_sent_msg_size_bytes_count") >= 7
+    assert grown("spacetime_websocket_pong_rtt_secs_count") == 1
+    assert grown("spacetime_request_round_trip_time_count", txn_type="Reducer", reducer_symbol="touch") == 1
+    assert grown("spacetime_reducer_plus_query_duration_sec_count", reducer="touch") >= 1
+    assert grown("spacetime_worker_instance_operation_queue_length_histogram_count") >= 1
+    assert value(samples, "spacetime_module_instances", **mine, module_type="Wasm") == 1
+    assert value(samples, "spacetime_module_host_init_attempts_total", **mine) == 1
+    assert value(samples, "spacetime_module_host_init_failures_total", **mine) == 0
+    samples = scrape(server)
+    assert grown("spacetime_http_response_size_bytes_total") > 19 * 10
 
 
 def _kinds(text: str) -> dict[str, str]:

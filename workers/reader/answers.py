@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from spacetimedb.hosts import mail
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.protocol import v2
+from spacetimedb.store.commit_record import NO_REDUCER
 from spacetimedb.workers.reader.client import OPEN
 from spacetimedb.workers.reader.link_figures import MODULE_REFUSED
 
@@ -19,6 +20,8 @@ def follow_answer(link: DatabaseLink, record: bytes) -> None:
     _, _, outcome, caller, number, request_id, horizon, timestamp, size, duration = mail.ANSWER_HEAD.unpack_from(record)
     if caller != link.reader:
         return
+    if (number, request_id) == link.figures.asked:
+        link.figures.answered(NO_REDUCER)
     body = record[40 : 40 + size]
     waiter = link.waiters.get(number)
     if waiter is not None:

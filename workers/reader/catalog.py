@@ -23,6 +23,8 @@ class DatabaseCatalog:
         self.generation = up.generation
         self.generation_bits = (up.generation % GENERATIONS) << 3
         self.reducers = {r.name: r for r in self.definition.all_reducers}
+        self.reducer_names = [r.name for r in self.definition.all_reducers]
+        """By id."""
         self.reducer_ids = {r.name: i for i, r in enumerate(self.definition.all_reducers)}
         self.procedures = {p.name: p for p in self.definition.all_procedures}
         self._decoders: dict[tuple[str, str], ArgumentsDecoder] = {}

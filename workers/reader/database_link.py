@@ -159,6 +159,8 @@ class DatabaseLink:
         """Sends this round's requests. A full mailbox leaves them here and sets `congested`."""
         if self.congested or not self.outgoing or self.down:
             return
+        if not self.figures.asked[0]:
+            self.figures.ask(self.outgoing[0])
         data = b"".join(self.outgoing)
         if len(data) > self._mailbox.capacity // 2:
             self._post_singly()
@@ -272,7 +274,9 @@ class DatabaseLink:
         head, length_of, ok = _COMMIT.unpack_from, _U32.unpack_from, _OK.pack
         clients, touched = self.clients, self.outbox.touched
         reader = self.reader
-        oldest = self.figures.oldest_us
+        figures = self.figures
+        oldest = figures.oldest_us
+        asked, asked_request = figures.asked
         live, lookups = self.subscriptions.live, self.lookups
         while at < end:
             kind = data[at + 4]
@@ -285,7 +289,9 @@ class DatabaseLink:
                 if tables and live.has_partial_joins and lookups.holes(data, at, tables):
                     break
                 self.position_horizon = horizon
-                oldest = oldest or timestamp
+                if not oldest:
+                    oldest = figures.oldest_us = timestamp
+                    figures.oldest_reducer = reducer
                 update = None
                 if tables:
                     groups = self._changes(data, at, tables, flags)
@@ -293,6 +299,8 @@ class DatabaseLink:
                         own = number if caller == reader else 0
                         update = self._spread(groups, own, horizon, 0 if reducer == NO_REDUCER else request_id)
                 if caller == reader and reducer != NO_REDUCER:
+                    if number == asked and request_id == asked_request:
+                        figures.answered(reducer)
                     client = clients.get(number)
                     if client is not None:
                         if update is None:
@@ -321,7 +329,6 @@ class DatabaseLink:
                 elif not self._process(self.heap.row(mail.SPILLED_RECORD.unpack_from(data, at)[2])):
                     break
                 at += length
-        self.figures.oldest_us = oldest
         return at
 
     def _changes(self, data: bytes, at: int, tables: int, flags: int) -> list[tuple[bytes, Collection[int]]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from spacetimedb.hosts import mail
 from spacetimedb.memory.figures import Board, Family
 from spacetimedb.protocol import v2
+from spacetimedb.store.commit_record import NO_REDUCER
 from spacetimedb.workers import metric_families as families
 
 if TYPE_CHECKING:
@@ -48,13 +51,41 @@ class LinkFigures:
         """How many messages of each size have come over a binary and over a text protocol, since `show`."""
         self.oldest_us = 0
         """Timestamp of the first reducer call that was processed since `sent`; 0: none."""
+        self.oldest_reducer = NO_REDUCER
+        """Its reducer."""
+        self.asked = 0, 0
+        """Connection and request of the call whose round trip is measured, one at a time; connection 0: none."""
+        self._asked_at = 0
+        self._asked_reducer = NO_REDUCER
+        self._is_answered = False
         self._shown: dict[tuple[str, ...], int] = {}
 
-    def sent(self) -> None:
-        """All that was processed has been handed to the sockets."""
+    def ask(self, record: bytes) -> None:
+        """The first request of a batch goes to the actor: if it is a call, its round trip is measured."""
+        _length, kind, _flags, reducer, connection, request_id = mail.REQUEST_HEAD.unpack_from(record)
+        if kind == mail.CALL:
+            self.asked = connection, request_id
+            self._asked_at, self._asked_reducer = time.perf_counter_ns(), reducer
+
+    def answered(self, reducer: int) -> None:
+        """The answer to it goes out now; `reducer` if it was committed."""
+        self.asked, self._is_answered = (0, 0), True
+        if reducer != NO_REDUCER:
+            self._asked_reducer = reducer
+
+    def sent(self, reducers: Sequence[str]) -> None:
+        """All that was processed has been handed to the sockets. `reducers`: names by id."""
         if self.oldest_us:
-            self._age.observe(max(time.time_ns() // 1000 - self.oldest_us, 0))
+            age = max(time.time_ns() // 1000 - self.oldest_us, 0)
+            self._age.observe(age)
             self.oldest_us = 0
+            if self.oldest_reducer < len(reducers):
+                self._board.histogram(families.CALL_AND_QUERIES, reducers[self.oldest_reducer]).observe(age)
+        if self._is_answered:
+            self._is_answered = False
+            if self._asked_reducer < len(reducers):
+                took = (time.perf_counter_ns() - self._asked_at) // 1000
+                self._board.histogram(families.ROUND_TRIP, "Reducer", reducers[self._asked_reducer]).observe(took)
 
     def ended(self, cause: str) -> None:
         """A client's connection ended."""

@@ -204,7 +204,7 @@ class Reader:
                             link.post()
                         if link.outbox.touched:
                             link.outbox.flush()
-                        link.figures.sent()
+                        link.figures.sent(link.catalog.reducer_names)
                     except ReaderDropped:
                         await self._attach_again(link)
                     except Exception:
