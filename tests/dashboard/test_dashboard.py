@@ -310,7 +310,9 @@ async def test_narrow_pages_do_not_overlap(browser: Browser, server: ServerProce
     with pytest.raises(RequestFailed):
         server.call("world", "join", " ")
     async with opened(browser, server, "#/db/world/logs", "narrow-logs", width=400) as page:
-        await page.until("[...document.querySelectorAll('.line.error .from')].some(at => e.innerText.includes('join'))")
+        await page.until(
+            "[...document.querySelectorAll('.line.error .from')].some(at => at.textContent.includes('join'))"
+        )
         places = "[...document.querySelectorAll('.line.error > *')].map(part => part.getBoundingClientRect().toJSON())"
         time, level, text = (await page.evaluate(places))[:3]
         assert time["right"] <= level["left"]
