@@ -5,18 +5,19 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from spacetimedb.memory.figures import Board
 from spacetimedb.memory.ring import ReaderDropped
 from spacetimedb.protocol import v2_client
 from spacetimedb.types.special import ConnectionId, Identity
 from spacetimedb.workers.reader import client as lane_module
 from spacetimedb.workers.reader.client import CLOSING, GONE, OPEN, Client, Lane
+from spacetimedb.workers.reader.link_figures import LinkFigures
 from spacetimedb.workers.reader.outbox import Outbox
 
 OWNER = Identity(bytes(32))
@@ -42,7 +43,7 @@ class Link:
         self.outbox = Outbox(lane, lambda: None, lambda: None)
         self.requests = Requests()
         self.clients: list[Client] = []
-        self.figures = SimpleNamespace(received=[0, 0])
+        self.figures = LinkFigures(Board.private())
 
     def all_clients(self) -> list[Client]:
         return self.clients

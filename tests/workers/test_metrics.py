@@ -26,7 +26,7 @@ from spacetimedb.http.server_routes import PROMETHEUS_NAMES
 from spacetimedb.workers.metric_families import FAMILIES
 from spacetimedb.workers.reader.exposition import NAMES
 
-CORE = Path(__file__).resolve().parents[1] / "vectors" / "http" / "metrics_core.json"
+CORE = Path(__file__).resolve().parents[1] / "vectors" / "metrics" / "core.json"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MODULE = b"""
 from spacetimedb import (
