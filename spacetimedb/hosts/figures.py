@@ -136,7 +136,34 @@ VIEWS_TRIGGERED: Final = Family(
     ("reducer",),
     database=DB,
 )
+_PROCEDURE: Final = "spacetime_procedure_"
+HTTP_SENT: Final = Family(
+    f"{_PROCEDURE}http_request_size_bytes", COUNTER, "Bodies of HTTP requests of procedures.", database=DB
+)
+HTTP_RECEIVED: Final = Family(
+    f"{_PROCEDURE}http_response_size_bytes", COUNTER, "Bodies of the answers to them.", database=DB
+)
+HTTP_REQUESTS: Final = Family(f"{_PROCEDURE}num_http_requests", COUNTER, "HTTP requests of procedures.", database=DB)
+HTTP_ANSWERED: Final = Family(
+    f"{_PROCEDURE}num_successful_http_requests", COUNTER, "Those that were answered, with whatever status.", database=DB
+)
+HTTP_FAILED: Final = Family(f"{_PROCEDURE}num_failed_http_requests", COUNTER, "Those that were not.", database=DB)
+REPLAY_TIME: Final = Family(
+    "spacetime_replay_total_time_seconds",
+    GAUGE,
+    "How long the actor took to recover the database when it started.",
+    scale=1e-6,
+    database=DB,
+)
+REPLAYED: Final = Family(
+    "spacetime_replay_commitlog_num_commits",
+    GAUGE,
+    "Transactions that came from the log, not from a snapshot, then.",
+    database=DB,
+)
 FAMILIES: Final = (
+    *(REPLAY_TIME, REPLAYED),
+    *(HTTP_SENT, HTTP_RECEIVED, HTTP_REQUESTS, HTTP_ANSWERED, HTTP_FAILED),
     *(ELAPSED, FAILED, UNDONE, WAIT, BATCH, DELAY, QUEUE, QUEUES, TABLE_ROWS, TABLE_BYTES),
     *(INSERTED, DELETED, INDEX_INSERTED, INDEX_DELETED, WRITTEN),
     *(VIEW_CALLS, VIEW_CALL_TIME, VIEW_TOTAL_TIME, VIEWS_TRIGGERED),
@@ -165,6 +192,12 @@ class DatabaseFigures:
         self.sql = board.histogram(ELAPSED, SQL, "")
         self.views: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         """Runs of views since the last refresh: how many, nanoseconds in the function, and in all."""
+        self.http_begun: list[int] = []
+        """Lengths of bodies of HTTP requests, since the last refresh; threads add to it."""
+        self.http_answered: list[int] = []
+        """Lengths of bodies of their answers."""
+        self.http_failed: list[int] = []
+        """Those that got no answer."""
         self._changed: dict[tuple[str, str], Changes] = {}
         self._reducers: dict[str, Histogram] = {}
         self._tables: dict[int, tuple[str, Counter, Counter]] = {}
@@ -203,6 +236,11 @@ class DatabaseFigures:
     def triggered(self, reducer: str, views: int) -> None:
         """What a reducer has changed makes so many views run."""
         self._board.counter(VIEWS_TRIGGERED, reducer).add(views)
+
+    def recovered(self, transactions: int, seconds: float) -> None:
+        """The database was recovered, with so many transactions from the log."""
+        self._board.counter(REPLAYED).set(transactions)
+        self._board.counter(REPLAY_TIME).set(int(seconds * 1e6))
 
     def show_queue(self) -> None:
         """A round of requests has been run."""
@@ -256,7 +294,19 @@ class DatabaseFigures:
             self._board.counter(VIEW_CALL_TIME, view).add(called_ns // 1000)
             self._board.counter(VIEW_TOTAL_TIME, view).add(total_ns // 1000)
         self.views.clear()
+        self._show_http()
         self._is_shown = True
+
+    def _show_http(self) -> None:
+        if not self.http_begun and not self.http_answered and not self.http_failed:
+            return
+        board = self._board
+        begun, answered, failed = map(_taken, (self.http_begun, self.http_answered, self.http_failed))
+        board.counter(HTTP_SENT).add(sum(begun))
+        board.counter(HTTP_RECEIVED).add(sum(answered))
+        board.counter(HTTP_REQUESTS).add(len(begun))
+        board.counter(HTTP_ANSWERED).add(len(answered))
+        board.counter(HTTP_FAILED).add(len(failed))
 
     def _count_changes(self, kind: str, function: str, table: Table, inserted: int, deleted: int) -> None:
         board, labels, indexes = self._board, (kind, function, str(table.table_id), table.name), table.index_count
@@ -269,3 +319,10 @@ class DatabaseFigures:
                 board.counter(index_family, *labels).add(count * indexes)
         row_bytes = table.row_length or table.estimated_bytes(SAMPLE_ROWS) / max(table.row_count, 1)
         board.counter(WRITTEN, kind).add(int(inserted * row_bytes))
+
+
+def _taken(values: list[int]) -> list[int]:
+    """What is in a list, which is emptied; threads may append to it meanwhile."""
+    taken = values[: len(values)]
+    del values[: len(taken)]
+    return taken

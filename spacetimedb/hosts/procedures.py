@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 
 from spacetimedb.hosts import handler_calls, mail
-from spacetimedb.hosts.figures import PROCEDURE
+from spacetimedb.hosts.figures import PROCEDURE, DatabaseFigures
 from spacetimedb.hosts.mail import Outcome
 from spacetimedb.hosts.module_log import ModuleLog
 from spacetimedb.hosts.view_evaluation import ViewFailed
@@ -163,7 +163,7 @@ class Call:
 
     @property
     def http(self) -> CallHttp:
-        return CallHttp(self, self._procedures.exchange)
+        return CallHttp(self, self._procedures.exchange, self._procedures.database.figures)
 
     @property
     def duration_us(self) -> int:
@@ -191,9 +191,10 @@ class Call:
 class CallHttp:
     """`ctx.http` of one call (`module.http.HttpClient`)."""
 
-    def __init__(self, call: Call, exchange: HttpExchange) -> None:
+    def __init__(self, call: Call, exchange: HttpExchange, figures: DatabaseFigures) -> None:
         self._call = call
         self._exchange = exchange
+        self._figures = figures
 
     def get(self, url: str, *, headers: Headers = (), timeout: float = 30.0) -> HttpResponse:
         return self.request("GET", url, headers=headers, timeout=timeout)
@@ -207,7 +208,15 @@ class CallHttp:
         self._call.must_not_be_in_transaction("HTTP")
         pairs = headers.items() if hasattr(headers, "items") else headers
         given = tuple((str(name), str(value)) for name, value in pairs)
-        return self._exchange(method, url, body.encode() if isinstance(body, str) else body, given, timeout)
+        data = body.encode() if isinstance(body, str) else body
+        self._figures.http_begun.append(len(data))
+        try:
+            answer = self._exchange(method, url, data, given, timeout)
+        except BaseException:
+            self._figures.http_failed.append(len(data))
+            raise
+        self._figures.http_answered.append(len(answer.body))
+        return answer
 
 
 def send_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import struct
@@ -85,6 +86,10 @@ def test_a_damaged_log_is_one_databases_matter(start_server: ServerFactory) -> N
         server.call("bank", "transfer", 0, 1, 1)
     assert failure.value.status == 500
     server.call("other", "seed", 1, 1)
+    told = server.request("GET", "/v1/metrics").text
+    replays = re.findall(r'^spacetime_replay_total_time_seconds\{db="\w+"\} (\S+)$', told, re.MULTILINE)
+    assert [0 < float(seconds) < PATIENCE_S for seconds in replays] == [True]
+    assert re.search(r'^spacetime_replay_commitlog_num_commits\{db="\w+"\} 1$', told, re.MULTILINE)
     server.publish(SAMPLES / "bank.py", "bank", clear=True)
     server.call("bank", "seed", 2, 10)
     server.stop()

@@ -59,7 +59,7 @@ class _Series:
             lines = [f'{name}_bucket{{{text},le="{bound}"}} %d\n' for bound in bounds]
             self.template = "".join(lines) + f"{name}_count{{{text}}} %d\n{name}_sum{{{text}}} %.15g\n"
         else:
-            self.template = f"{name}{{{text}}} %d\n"
+            self.template = f"{name}{{{text}}} {'%d' if family.scale == 1 else '%.15g'}\n"
 
     def values(self, words: memoryview) -> list[int]:
         """The words, added up over the boards."""
@@ -71,7 +71,7 @@ class _Series:
     def text(self, values: list[int]) -> str:
         if self.family.kind != HISTOGRAM:
             value = values[0]
-            return self.template % (value - 2 * _SIGN if value >= _SIGN else value)
+            return self.template % ((value - 2 * _SIGN if value >= _SIGN else value) * self.family.scale)
         buckets = list(accumulate(values[1:]))
         return self.template % (*buckets, buckets[-1], values[0] * self.family.scale)
 

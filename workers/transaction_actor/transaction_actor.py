@@ -142,6 +142,7 @@ class TransactionActor:
         words_ = self._control.words
         words_[words.ACTOR_PID] = os.getpid()
         words_[words.ACTOR_STATE] = words.RECOVERING
+        started = time.monotonic()
         state = None
         program = setup.program
         if not setup.create:
@@ -168,6 +169,7 @@ class TransactionActor:
             create(self.database, setup.program, setup.program_hash)
         else:
             recover_from(self.database, state, None, not setup.is_careful)
+            database.figures.recovered(state.next_offset - state.snapshot_offset, time.monotonic() - started)
         self._rest()
         words_[words.NEXT_OFFSET] = self.database.horizon
         self._poller = select.poll()
