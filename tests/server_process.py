@@ -61,7 +61,9 @@ class ServerProcess:
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
         self._listens = threading.Event()
-        self._http: Server | None = None
+        self._talks_to: str | None = None
+        self._own = threading.local()
+        """`http`: the connection of each thread."""
         self._owner_token: str | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -97,13 +99,13 @@ class ServerProcess:
         if not listens or not self.port:
             self.kill()
             raise AssertionError("the server did not start:\n" + "".join(self.output[-50:]))
-        self._http = Server(self.base_url, self._owner_token)
+        self._talks_to = self.base_url
         return self
 
     def join(self, running: ServerProcess) -> None:
         """Talks to a server that somebody else started, as the same identity, over connections of its own."""
         self._owner_token = running.owner_token
-        self._http = Server(running.base_url, self._owner_token)
+        self._talks_to = running.base_url
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
@@ -172,8 +174,7 @@ class ServerProcess:
         if self._process is not None:
             watchdog.tell(f"-{self._process.pid}")
         self._process = None
-        if self._http is not None:
-            self._http.close()
+        self._own = threading.local()
         if self._drain is not None:
             self._drain.join(STOP_SECONDS)
 
@@ -192,8 +193,6 @@ class ServerProcess:
         """Token of the identity that publishes; the same after a restart."""
         if self._owner_token is None:
             self._owner_token = str(self.identity()["token"])
-            if self._http is not None:
-                self._http.token = self._owner_token
         return self._owner_token
 
     def identity(self) -> dict[str, str]:
@@ -203,10 +202,13 @@ class ServerProcess:
 
     def request(self, method: str, path: str, body: bytes | str | None = None, **options: Any) -> Answer:
         """One request, with the owner's token unless `authorized=False`. RequestFailed if it is no success."""
-        assert self._http is not None, "not running"
+        assert self._talks_to is not None, "not running"
+        http: Server | None = getattr(self._own, "http", None)
+        if http is None:
+            http = self._own.http = Server(self._talks_to)
         if options.get("authorized", True):
-            self._http.token = self.owner_token
-        answer = self._http.request(method, path, body=body, **options)
+            http.token = self.owner_token
+        answer = http.request(method, path, body=body, **options)
         if not answer.ok:
             raise RequestFailed(answer)
         return answer
